@@ -1,1 +1,5 @@
+"""The policy language of a silo's compliance officer: closed YAML, a pure engine, reasons with positions.
 
+`policies.model` reads a policy, `policies.request` has what is asked, `policies.engine` decides,
+`policies.rules` is the table of rules. `policies.document` reads any closed YAML document of the project.
+"""

@@ -1,0 +1,1 @@
+"""The checks of each stage, in their order."""
