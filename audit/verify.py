@@ -1,0 +1,350 @@
+"""Verify a Concordat audit log from outside, with nothing but Python's standard library (3.9 or later).
+
+Run it as `python verify.py DIR [--key VKEY] [--json]`; it needs no other file of the project and no network.
+It re-hashes every entry, rebuilds the Merkle tree (RFC 6962) and compares its root with the signed one.
+Where something is wrong it names the first bad entry. docs/audit-format.md describes the format.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+SCHEMA, B64 = "concordat/audit/v1", "[A-Za-z0-9+/]"
+MAX_ENTRY, MAX_PAYLOAD, MAX_NOTE, MAX_SIGNATURES = 64 * 1024, 1024 * 1024, 128 * 1024, 64
+
+
+class VerificationFailure(Exception):  # noqa: N818
+    """The log does not verify; `seq` is the first bad entry where one can be named."""
+
+    seq: int | None = None
+
+
+def fail(message: str, seq: int | None = None) -> NoReturn:
+    """Raise VerificationFailure."""
+    failure = VerificationFailure(message)
+    failure.seq = seq
+    raise failure
+
+
+# Ed25519 (RFC 8032 section 5.1), strict. Points are (X, Y, Z, T) with x = X/Z, y = Y/Z, xy = T/Z.
+Point = tuple[int, int, int, int]
+P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, -1, P) % P
+IDENTITY: Point = (0, 1, 1, 0)
+
+
+def _add(p: Point, q: Point) -> Point:
+    a, b = (p[1] - p[0]) * (q[1] - q[0]) % P, (p[1] + p[0]) * (q[1] + q[0]) % P
+    c, d = 2 * p[3] * q[3] * D % P, 2 * p[2] * q[2] % P
+    e, f, g, h = b - a, d - c, d + c, b + a
+    return (e * f % P, g * h % P, f * g % P, e * h % P)
+
+
+def _decode_point(data: bytes) -> Point | None:
+    sign, y = data[31] >> 7, int.from_bytes(data, "little") & (2**255 - 1)
+    square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
+    x = pow(square, (P + 3) // 8, P)
+    if x * x % P != square:
+        x = x * pow(2, (P - 1) // 4, P) % P
+    if y >= P or x * x % P != square or (x == 0 and sign):
+        return None
+    x = x if x & 1 == sign else P - x
+    return (x, y, 1, x * y % P)
+
+
+def _encode_point(p: Point) -> bytes:
+    z = pow(p[2], -1, P)
+    return (p[1] * z % P | (p[0] * z % P & 1) << 255).to_bytes(32, "little")
+
+
+def check_ed25519(public: bytes, message: bytes, signature: bytes) -> None:
+    """Raise unless the signature is right; s >= L, odd encodings and keys of small order are refused."""
+    a, s = _decode_point(public) if len(public) == 32 else None, int.from_bytes(signature[32:], "little")
+    if a is None or len(signature) != 64 or s >= L:
+        fail("the signature does not verify: it or the key is not a valid Ed25519 encoding")
+    double = _add(a, a)
+    if _encode_point(_add(_add(double, double), _add(double, double))) == _encode_point(IDENTITY):
+        fail("the signature does not verify: the key is of small order, so that anyone could sign")
+    k = int.from_bytes(hashlib.sha512(signature[:32] + public + message).digest(), "little") % L
+    base = _decode_point((4 * pow(5, -1, P) % P).to_bytes(32, "little")) or IDENTITY
+    minus_a = (P - a[0], a[1], 1, P - a[3])
+    table, total = (IDENTITY, base, minus_a, _add(base, minus_a)), IDENTITY
+    for bit in range(252, -1, -1):  # total = s*B - k*A in one pass; it must be R
+        total = _add(total, total)
+        total = _add(total, table[(s >> bit & 1) | (k >> bit & 1) << 1])
+    if _encode_point(total) != signature[:32]:
+        fail("the signature does not verify: it is not over this text by this key")
+
+
+# The verifier key and the signed checkpoint (C2SP signed-note and tlog-checkpoint).
+def _base64(text: str) -> bytes:
+    data = base64.b64decode(text) if re.fullmatch(f"({B64}{{4}})*({B64}{{2}}({B64}|=)=)?", text) else b""
+    if base64.b64encode(data).decode() != text:
+        fail(f"got {text[:60]!r}, expected base64 in its canonical spelling")
+    return data
+
+
+def parse_vkey(text: str) -> tuple[str, bytes, bytes]:
+    """Read `<name>+<key id, 8 hex digits>+<base64 of 0x01 and public key>` as name, key id, public key."""
+    match = re.fullmatch(r"([!-*,-~]{1,255})\+([0-9a-f]{8})\+(\S{44})", text)
+    blob = _base64(match[3]) if match else b""
+    key_id = hashlib.sha256(match[1].encode() + b"\n" + blob).hexdigest()[:8] if match else ""
+    if not match or blob[0] != 1 or key_id != match[2]:
+        fail(f"got {text[:120]!r}, expected a verifier key <name>+<key id>+<base64> with its right key id")
+    return match[1], bytes.fromhex(match[2]), blob[1:]
+
+
+def open_checkpoint(raw: bytes, name: str, key_id: bytes, public: bytes) -> tuple[int, bytes]:
+    """Check the checkpoint's signature and return the tree size and the root hash that it signs."""
+    text = raw.decode(errors="replace")
+    body, blank, signatures = text.rpartition("\n\n")
+    lines, signed = signatures.split("\n"), False
+    if not blank or lines.pop() or len(lines) > MAX_SIGNATURES or re.search("[\0-\t\v-\x1f\ufffd]", text):
+        fail("the checkpoint is not a signed note: a text, an empty line, signature lines")
+    for line in lines:
+        match = re.fullmatch(r"— ([^\s+]{1,255}) (\S{8,})", line)
+        if not match:
+            fail(f"the checkpoint has a malformed signature line {line[:120]!r}")
+        blob = _base64(match[2])
+        if match[1] == name and blob[:4] == key_id:  # other keys' signatures are not ours to judge
+            check_ed25519(public, body.encode() + b"\n", blob[4:])
+            signed = True
+    if not signed:
+        fail(f"the checkpoint is not signed by {name} (key id {key_id.hex()})")
+    match = re.fullmatch(r"([^\n]+)\n(0|[1-9][0-9]{0,14})\n(\S{43}=)", body)
+    if not match or match[1] != name:
+        fail(f"the checkpoint's text is not the origin {name}, a tree size and a root hash")
+    return int(match[2]), _base64(match[3])
+
+
+class _Frontier:
+    """The Merkle tree of RFC 6962 section 2.1, as the roots of its complete subtrees, largest first."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.peaks: list[bytes] = []
+
+    def add(self, leaf_hash: bytes) -> None:
+        size, node = self.size, leaf_hash
+        while size & 1:
+            node, size = hashlib.sha256(b"\x01" + self.peaks.pop() + node).digest(), size >> 1
+        self.peaks.append(node)
+        self.size += 1
+
+    def root(self) -> bytes:
+        root = self.peaks[-1] if self.peaks else hashlib.sha256(b"").digest()
+        for peak in self.peaks[-2::-1]:
+            root = hashlib.sha256(b"\x01" + peak + root).digest()
+        return root
+
+
+# Entries: the exact keys and what a value must look like; OPTIONAL ones may be null.
+TEXT, DIGEST, COUNT = "(?s:.+)", "sha256:[0-9a-f]{64}", "0|[1-9][0-9]{0,14}"
+PATTERNS = {"schema": SCHEMA, "seq": COUNT, "time": r"[0-9-]{10}T[0-9:]{8}\.[0-9]{6}Z", "actor": TEXT}
+PATTERNS |= {"action": r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", "resource": TEXT, "decision": "allow|deny|record"}
+PATTERNS |= {"rule": TEXT, "reason": TEXT, "policy": DIGEST, "run": TEXT, "round": COUNT}
+PATTERNS |= {"payload_commitment": DIGEST}
+OPTIONAL = {"rule", "reason", "policy", "run", "round", "payload_commitment"}
+COMPILED = {name: re.compile(pattern) for name, pattern in PATTERNS.items()}
+
+
+def check_entry(line: bytes, seq: int) -> dict[str, object]:
+    """Read one line of a segment, with its line feed, as entry `seq`, or raise naming it."""
+    if len(line) > MAX_ENTRY + 1 or not line.endswith(b"\n"):
+        fail(f"entry {seq} is cut short or longer than {MAX_ENTRY} bytes", seq)
+    try:
+        entry = json.loads(line[:-1].decode())
+        canonical = json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        datetime.fromisoformat(entry["time"][:-1])
+    except (ValueError, RecursionError, TypeError, LookupError) as error:
+        fail(f"entry {seq} is not the JSON of an entry: {error}", seq)
+    if canonical != line[:-1] or not isinstance(entry, dict) or not isinstance(entry.get("detail"), dict):
+        fail(f"entry {seq} is not an object with a detail, in canonical form (RFC 8785)", seq)
+    detail = entry.pop("detail")
+    if entry.keys() != PATTERNS.keys():
+        fail(f"entry {seq} does not have exactly the keys {', '.join(PATTERNS)}, detail", seq)
+    for name, value in entry.items():
+        kind = int if PATTERNS[name] is COUNT else str
+        fits = type(value) is kind and COMPILED[name].fullmatch(str(value)) is not None
+        if not fits and (value is not None or name not in OPTIONAL):
+            fail(f"entry {seq} has {name} {repr(value)[:80]}, expected {kind.__name__} {PATTERNS[name]}", seq)
+    for name, value in detail.items():
+        fits = type(value) in {str, bool} or (type(value) is int and abs(value) < 2**53)
+        if not fits or not re.fullmatch(r"[A-Za-z0-9_./:-]{1,128}", name):
+            fail(f"entry {seq} has detail {name[:80]!r}: {repr(value)[:80]}, expected text, int or bool", seq)
+    if entry["seq"] != seq:
+        fail(f"entry {seq} is missing or moved: in its place is entry {entry['seq']}", seq)
+    return {**entry, "detail": detail}
+
+
+def _open(path: Path) -> BinaryIO:
+    # A link, pipe or device in a hostile directory could lead elsewhere or make us wait for ever.
+    flags = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+    file = os.fdopen(os.open(path, os.O_RDONLY | flags), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        fail(f"{path} is not a plain file")
+    return file
+
+
+def _read(path: Path, limit: int) -> bytes:
+    with _open(path) as file:
+        data = file.read(limit + 1)
+    return data if len(data) <= limit else fail(f"{path} is larger than {limit} bytes")
+
+
+def read_segments(folder: Path, kind: str) -> Iterator[tuple[int, bytes]]:
+    """Every line ("jsonl") or 32-byte hash ("hashes") of all segments, with the start of its segment."""
+    names, seq = {path.name for path in (folder / "segments").iterdir()}, 0
+    starts = sorted(int(name[:12]) for name in names if re.fullmatch(r"[0-9]{12}\.jsonl", name))
+    expected = {f"{start:012d}.{suffix}" for start in starts for suffix in ("jsonl", "hashes")}
+    if names != expected or not starts:
+        fail(f"segments/ is incomplete or holds a stranger: {', '.join(sorted(names ^ expected)[:3])}")
+    for start in starts:
+        if start != seq:
+            fail(f"entry {seq} is missing: the next {kind} file in segments/ starts at {start}", seq)
+        with _open(folder / "segments" / f"{start:012d}.{kind}") as file:
+            while record := file.read(32) if kind == "hashes" else file.readline(MAX_ENTRY + 2):
+                yield start, record
+                seq += 1
+
+
+def _has_payload(folder: Path, seq: int, commitment: object) -> bool:
+    try:
+        raw = _read(folder / "payloads" / f"{seq:012d}.json", MAX_PAYLOAD + 128)
+    except FileNotFoundError:
+        return False
+    # The payload stands in its file in canonical form, so that its bytes are hashed as they are.
+    match = re.fullmatch(rb'\{"payload":(\{.*\}),"salt":"([0-9a-f]{64})"\}\n', raw, re.DOTALL)
+    digest = hashlib.sha256(bytes.fromhex(match[2].decode()) + match[1]).hexdigest() if match else ""
+    if commitment != "sha256:" + digest:
+        fail(f"the payload file of entry {seq} is not what the entry commits to: it was altered", seq)
+    return True
+
+
+@dataclasses.dataclass
+class Report:
+    """What a log holds. `key_source` is "given", or "directory": that shows consistency, not authorship."""
+
+    origin: str
+    size: int
+    root: str
+    key_source: str
+    first_time: str | None = None
+    last_time: str | None = None
+    payloads: int = 0
+    erased_payloads: int = 0
+    decisions: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def walk(folder: Path, report: Report, *, payloads: bool = True) -> tuple[_Frontier, int, int, bool]:
+    """Check the signed entries in one pass; return tree, segment and offset of their end, more beyond?"""
+    tree, stored, hashes = _Frontier(), _Frontier(), read_segments(folder, "hashes")
+    lines, segment, offset = read_segments(folder, "jsonl"), 0, 0
+    altered: int | None = None  # the first entry whose hash is not the one stored with it
+    failure: VerificationFailure | None = None
+    try:
+        for seq, (start, line) in enumerate(itertools.islice(lines, report.size)):
+            leaf_hash, kept = hashlib.sha256(b"\0" + line[:-1]).digest(), next(hashes, (0, b""))[1]
+            stored.add(kept)
+            altered = seq if altered is None and kept != leaf_hash else altered
+            entry = check_entry(line, seq)
+            tree.add(leaf_hash)
+            segment, offset = start, len(line) + (offset if start == segment else 0)
+            report.last_time, commitment = str(entry["time"]), entry["payload_commitment"]
+            report.first_time = report.first_time or report.last_time
+            report.decisions[str(entry["decision"])] = report.decisions.get(str(entry["decision"]), 0) + 1
+            if payloads and commitment is not None:
+                present = _has_payload(folder, seq, commitment)
+                report.payloads += present
+                report.erased_payloads += not present
+    except VerificationFailure as error:
+        failure = error
+    while stored.size < report.size and (kept := next(hashes, (0, b""))[1]):
+        stored.add(kept)
+    _judge(report, tree, stored, altered, failure)
+    return tree, segment, offset, next(lines, None) is not None or next(hashes, None) is not None
+
+
+def _judge(
+    report: Report, tree: _Frontier, stored: _Frontier, altered: int | None, failure: Exception | None
+) -> None:
+    hashes_hold = stored.size == report.size and stored.root().hex() == report.root
+    if altered is not None and hashes_hold and (failure is None or altered < tree.size):
+        fail(f"entry {altered} was altered: its hash is not the stored one, which is as signed", altered)
+    if failure is not None:
+        raise failure
+    if tree.size < report.size:
+        fail(f"entry {tree.size} is missing: {report.size} are signed, {tree.size} are here", tree.size)
+    if tree.root().hex() != report.root:
+        known = "they agree with each other" if altered is None else f"they first differ at entry {altered}"
+        fail(f"neither the entries nor the stored hashes have the signed root; {known}", altered)
+    if altered is not None:
+        fail(f"the entries are as signed, but the stored hash of entry {altered} was altered", altered)
+
+
+def verify(directory: str | os.PathLike[str], vkey: str | None = None) -> Report:
+    """Verify the whole log, or raise VerificationFailure. Without `vkey` the log's own log.vkey is taken."""
+    folder, source = Path(directory), "directory" if vkey is None else "given"
+    try:
+        if vkey is None or (folder / "log.vkey").exists():
+            line = _read(folder / "log.vkey", 1024).decode("latin-1")
+            if line[-1:] != "\n" or vkey not in {None, line[:-1]}:
+                fail("log.vkey in the log's directory is damaged or is not the key that was given")
+            vkey = line[:-1]
+        name, key_id, public = parse_vkey(vkey)
+        raw = _read(folder / "checkpoint", MAX_NOTE)
+        size, root = open_checkpoint(raw, name, key_id, public)
+        report = Report(name, size, root.hex(), source)
+        beyond = walk(folder, report)[3]
+        strays = sum(1 for _ in os.scandir(folder / "payloads")) - report.payloads
+        # Where the checkpoint has moved on meanwhile, a writer is at work and what lies beyond is its.
+        if (beyond or strays > 0) and _read(folder / "checkpoint", MAX_NOTE) == raw:
+            what = f"entry {size}" if beyond else "a file in payloads/"
+            fail(f"{what} is not covered by the signature: start the log's writer once", size)
+    except OSError as error:
+        fail(f"cannot read {error.filename or folder}: {error.strerror}")
+    return report
+
+
+def describe(report: Report) -> str:
+    """The report as a few readable lines."""
+    note = "consistent, but the key is from the log's own directory: to show who wrote it, give --key"
+    return (
+        f"verified: {report.origin}, {report.size} entries, {report.first_time} to {report.last_time}\n"
+        f"decisions: {', '.join(f'{n} {name}' for name, n in report.decisions.items()) or 'none'}\n"
+        f"payloads: {report.payloads} present, {report.erased_payloads} erased\nroot: {report.root}\n"
+        f"signature: {'by the key that was given' if report.key_source == 'given' else note}"
+    )
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description="Verify a Concordat audit log.")
+    parser.add_argument("directory", metavar="DIR", help="with checkpoint, log.vkey, segments/, payloads/")
+    parser.add_argument("--key", metavar="VKEY", help="the verifier key, from a source that you trust")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    options = parser.parse_args()
+    try:
+        report = verify(options.directory, options.key)
+    except VerificationFailure as failure:
+        if options.json:
+            print(json.dumps({"verified": False, "seq": failure.seq, "error": str(failure)}))
+        sys.exit(1 if options.json else f"FAILED: {failure}")
+    print(json.dumps({"verified": True, **vars(report)}) if options.json else describe(report))
+
+
+if __name__ == "__main__":
+    _main()
