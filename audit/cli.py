@@ -18,9 +18,7 @@ app = typer.Typer(
 )
 
 _COLOURS = {"allow": "green", "deny": "red", "record": "cyan"}
-_Directory = Annotated[
-    str, typer.Argument(metavar="DIR", help="Directory of a log: checkpoint, log.vkey, segments/.")
-]
+_Directory = Annotated[str, typer.Argument(metavar="DIR", help="Directory of a log: checkpoint, log.vkey, segments/.")]
 
 
 @app.command()
@@ -28,13 +26,9 @@ def verify(
     directories: Annotated[list[str], typer.Argument(metavar="DIR...", help="Directories of logs.")],
     key: Annotated[
         str | None,
-        typer.Option(
-            metavar="VKEY_OR_FILE", help="Verifier key, or a file with it, from a source you trust."
-        ),
+        typer.Option(metavar="VKEY_OR_FILE", help="Verifier key, or a file with it, from a source you trust."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a log on standard output.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a log on standard output.")] = False,
 ) -> None:
     """Re-hash every entry, rebuild the Merkle tree and check the signature.
 
@@ -81,9 +75,7 @@ def show(
     run: Annotated[str, typer.Option(help="Only entries of this run.")] = "",
     action: Annotated[str, typer.Option(help="Only this action; * stands for anything: 'round.*'.")] = "",
     decision: Annotated[str, typer.Option(help="Only allow, deny or record.")] = "",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The entries as they stand, one JSON object a line.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The entries as they stand, one JSON object a line.")] = False,
 ) -> None:
     """List entries, one a line: number, time, decision, action, actor, resource, and why.
 
@@ -135,11 +127,7 @@ def _print_entry(entry: dict[str, object]) -> None:
     decision = str(entry["decision"])
     parts = [f"{entry['seq']:>6}", str(entry["time"]), typer.style(f"{decision:<6}", fg=_COLOURS[decision])]
     parts += [printable(str(entry[name])) for name in ("action", "actor", "resource")]
-    parts += [
-        f"{name}={printable(str(entry[name]))}"
-        for name in ("run", "round", "rule")
-        if entry[name] is not None
-    ]
+    parts += [f"{name}={printable(str(entry[name]))}" for name in ("run", "round", "rule") if entry[name] is not None]
     detail = entry["detail"]
     if isinstance(detail, dict):
         parts += [f"{name}={printable(str(value))}" for name, value in detail.items()]

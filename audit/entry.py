@@ -55,9 +55,7 @@ class Event:
         if not isinstance(self.detail, Mapping) or not all(isinstance(name, str) for name in self.detail):
             raise AuditEventError(f"got the detail {repr(self.detail)[:80]}, expected a mapping from names")
         if CLOCK_WENT_BACK in self.detail:
-            raise AuditEventError(
-                f"got the detail {CLOCK_WENT_BACK!r}, which only the log itself adds: rename it"
-            )
+            raise AuditEventError(f"got the detail {CLOCK_WENT_BACK!r}, which only the log itself adds: rename it")
         object.__setattr__(self, "detail", MappingProxyType(dict(self.detail)))
         if self.payload is not None:
             object.__setattr__(self, "canonical_payload", _canonical(self.payload))

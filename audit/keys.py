@@ -31,9 +31,7 @@ def create_key(path: str | os.PathLike[str]) -> Ed25519PrivateKey:
         create_file(file, pem, mode=0o600)
         sync_directory(file.parent)
     except FileExistsError as error:
-        raise AuditKeyError(
-            f"{file} exists already: load it, or choose another name for a new key"
-        ) from error
+        raise AuditKeyError(f"{file} exists already: load it, or choose another name for a new key") from error
     except OSError as error:
         raise AuditKeyError(f"cannot write the key {file}: {error.strerror}") from error
     return key

@@ -94,9 +94,7 @@ class AuditLog:
                 if not exists:
                     log._sign(found.tree)
             except OSError as error:
-                raise AuditWriteError(
-                    f"cannot open the log in {folder}: {error.strerror or error}"
-                ) from error
+                raise AuditWriteError(f"cannot open the log in {folder}: {error.strerror or error}") from error
             if not found.clean:  # until this is written, the adopted entries stay unsigned
                 log.append(_recovery_event(origin, found))
             undo.pop_all()
@@ -170,13 +168,9 @@ class AuditLog:
 
     def _check_usable(self) -> None:
         if self._refusal is not None:
-            raise AuditWriteError(
-                f"the log in {self._folder} refuses to append: {self._refusal}; open it again"
-            )
+            raise AuditWriteError(f"the log in {self._folder} refuses to append: {self._refusal}; open it again")
         if self._pid != os.getpid():
-            raise AuditWriteError(
-                f"the log in {self._folder} belongs to process {self._pid}, which forked this one"
-            )
+            raise AuditWriteError(f"the log in {self._folder} belongs to process {self._pid}, which forked this one")
 
     def _encode(self, events: Sequence[Event]) -> _Batch:
         batch = _Batch(self._tree.size, [], {}, [], self._tree.copy(), None)
@@ -189,9 +183,7 @@ class AuditLog:
             went_back = 0
             if last is not None and time.tzinfo is not None:
                 went_back = max(0, (last - time) // timedelta(microseconds=1))
-            line = encode_entry(
-                event, seq=seq, time=time, commitment=commitment, clock_went_back_us=went_back
-            )
+            line = encode_entry(event, seq=seq, time=time, commitment=commitment, clock_went_back_us=went_back)
             last = time
             batch.lines.append(line)
             batch.hashes.append(leaf_hash(line[:-1]))

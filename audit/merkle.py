@@ -106,9 +106,7 @@ def verify_inclusion(hash_of_leaf: bytes, index: int, size: int, proof: Sequence
     position, last, node = index, size - 1, hash_of_leaf
     for sibling in proof:
         if last == 0:
-            raise VerificationError(
-                f"the inclusion proof has {len(proof)} hashes, more than leaf {index} needs"
-            )
+            raise VerificationError(f"the inclusion proof has {len(proof)} hashes, more than leaf {index} needs")
         if position & 1 or position == last:
             node = node_hash(sibling, node)
             while not position & 1 and position:
@@ -117,9 +115,7 @@ def verify_inclusion(hash_of_leaf: bytes, index: int, size: int, proof: Sequence
             node = node_hash(node, sibling)
         position, last = position >> 1, last >> 1
     if last != 0 or node != root:
-        raise VerificationError(
-            f"the inclusion proof does not lead from leaf {index} to the root of size {size}"
-        )
+        raise VerificationError(f"the inclusion proof does not lead from leaf {index} to the root of size {size}")
 
 
 def verify_consistency(m: int, n: int, root_m: bytes, root_n: bytes, proof: Sequence[bytes]) -> None:

@@ -103,18 +103,14 @@ def parse_note(data: bytes) -> Note:
     text, blank, tail = whole.rpartition("\n\n")
     lines = tail.split("\n")
     if not blank or lines.pop() != "" or not 0 < len(lines) <= LIMITS.note_signatures:
-        raise VerificationError(
-            f"expected a text, an empty line and 1 to {LIMITS.note_signatures} signature lines"
-        )
+        raise VerificationError(f"expected a text, an empty line and 1 to {LIMITS.note_signatures} signature lines")
     return Note(text + "\n", tuple(_parse_signature(line) for line in lines))
 
 
 def open_note(data: bytes, key: VerifierKey) -> str:
     """The text of a note that `key` signed; signatures of other keys are ignored, as C2SP demands."""
     note = parse_note(data)
-    ours = [
-        signature for name, key_id, signature in note.signatures if (name, key_id) == (key.name, key.key_id)
-    ]
+    ours = [signature for name, key_id, signature in note.signatures if (name, key_id) == (key.name, key.key_id)]
     if not ours:
         raise VerificationError(f"the note is not signed by {key.name} (key id {key.key_id.hex()})")
     for signature in ours:

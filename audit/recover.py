@@ -58,9 +58,7 @@ def create(folder: Path, key: VerifierKey) -> Recovered:
             create_file(path, b"", mode=0o600)
     sync_directory(folder / "segments")
     if any((folder / "payloads").iterdir()):
-        raise AuditCorrupt(
-            f"{folder}/payloads is not empty, but there is no checkpoint: restore the checkpoint"
-        )
+        raise AuditCorrupt(f"{folder}/payloads is not empty, but there is no checkpoint: restore the checkpoint")
     _settle_vkey(folder, key)
     return Recovered(Frontier(), 0, None, "")
 
@@ -104,9 +102,7 @@ def _settle_vkey(folder: Path, key: VerifierKey) -> None:
         replace_file(path, line, mode=0o644)
         return
     if found != line:
-        raise AuditCorrupt(
-            f"{path} is not the verifier key of {key.name}: a log keeps its origin and its key"
-        )
+        raise AuditCorrupt(f"{path} is not the verifier key of {key.name}: a log keeps its origin and its key")
 
 
 def _settle_tail(folder: Path, found: Recovered, offset: int) -> None:

@@ -279,9 +279,7 @@ def walk(folder: Path, report: Report, *, payloads: bool = True) -> tuple[_Front
     return tree, segment, offset, next(lines, None) is not None or next(hashes, None) is not None
 
 
-def _judge(
-    report: Report, tree: _Frontier, stored: _Frontier, altered: int | None, failure: Exception | None
-) -> None:
+def _judge(report: Report, tree: _Frontier, stored: _Frontier, altered: int | None, failure: Exception | None) -> None:
     hashes_hold = stored.size == report.size and stored.root().hex() == report.root
     if altered is not None and hashes_hold and (failure is None or altered < tree.size):
         fail(f"entry {altered} was altered: its hash is not the stored one, which is as signed", altered)

@@ -96,9 +96,7 @@ def explain(
             show_default=False,
         ),
     ] = None,
-    silo: Annotated[
-        str | None, typer.Option(help="Which of the parties this silo is.", show_default=False)
-    ] = None,
+    silo: Annotated[str | None, typer.Option(help="Which of the parties this silo is.", show_default=False)] = None,
     at: Annotated[
         str | None, typer.Option(help="Time of the decision, ISO 8601 with zone.", show_default="now")
     ] = None,
@@ -163,7 +161,5 @@ def _moment(text: str | None) -> dt.datetime:
     with contextlib.suppress(ValueError):
         moment = dt.datetime.fromisoformat(text)
     if moment is None or moment.tzinfo is None:
-        raise typer.BadParameter(
-            f"got {text}, expected a time such as 2026-11-20T12:00:00Z", param_hint="--at"
-        )
+        raise typer.BadParameter(f"got {text}, expected a time such as 2026-11-20T12:00:00Z", param_hint="--at")
     return moment

@@ -43,9 +43,7 @@ _EXPECTED_BOUND = {
 _QUOTED = re.compile(r"'([^']*)'")
 
 
-def problems_of(
-    model: type[BaseModel], root: Node, errors: Iterable[ErrorDetails], source: str
-) -> Iterator[Problem]:
+def problems_of(model: type[BaseModel], root: Node, errors: Iterable[ErrorDetails], source: str) -> Iterator[Problem]:
     """Translate pydantic's errors, leaving out those at values that were refused while reading."""
     for error in errors:
         path = error["loc"]
@@ -112,9 +110,7 @@ def _other(root: Node, path: Sequence[PathKey], error: ErrorDetails, source: str
             advice = ": put it in quotes"
     elif kind in _EXPECTED_BOUND:
         key, words = _EXPECTED_BOUND[kind]
-        expected = (
-            "text" if context.get(key) == 1 and kind == "string_too_short" else words.format(context.get(key))
-        )
+        expected = "text" if context.get(key) == 1 and kind == "string_too_short" else words.format(context.get(key))
     else:
         expected = f"another value ({shown(error['msg'])})"
     yield Problem(*_value_position(position, node), f"got {_got(node)}, expected {expected}{advice}", source)

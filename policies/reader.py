@@ -115,9 +115,7 @@ class _Builder:
         elif event.value in entries:
             first = owner.node.keys[event.value][0]
             key = shown(event.value)
-            self.report(
-                position, f'got "{key}" a second time (first at line {first}), expected each key once'
-            )
+            self.report(position, f'got "{key}" a second time (first at line {first}), expected each key once')
             owner.key = None
         elif event.style is None and not isinstance(core_scalar(event.value), str):
             key = shown(event.value)

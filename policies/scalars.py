@@ -137,9 +137,7 @@ ByteSize = Annotated[
 ]
 """A number of bytes, `64MiB`, `10kB` or `65536`."""
 
-Sha256 = Annotated[
-    str, AfterValidator(_digest), WithJsonSchema({"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"})
-]
+Sha256 = Annotated[str, AfterValidator(_digest), WithJsonSchema({"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"})]
 """A digest, `sha256:` and 64 hex digits."""
 
 Name = Annotated[

@@ -48,9 +48,7 @@ def _purpose(context: Context, request: Admission) -> Decision | None:
     known = is_known(request.purpose, purposes.vocabulary)
     return context.deny(
         "purposes.allow",
-        purpose=purpose_name(request.purpose, purposes.vocabulary)
-        if known
-        else f"{shown(request.purpose)} (unknown)",
+        purpose=purpose_name(request.purpose, purposes.vocabulary) if known else f"{shown(request.purpose)} (unknown)",
         allowed=listed(purpose_name(code, purposes.vocabulary) for code in purposes.allow),
         widen=f"add {request.purpose} to purposes.allow, or " if known else "",
         codes=listed(purposes.allow, "no purpose"),
@@ -91,9 +89,7 @@ def _refused(context: Context, parties: list[Party]) -> Iterator[Decision]:
             )
             continue
         for field in RECEIVED[party.role]:
-            allowed = (
-                destinations.model_update if field == "model_update" else destinations.metrics
-            ).countries
+            allowed = (destinations.model_update if field == "model_update" else destinations.metrics).countries
             if party.country not in members(allowed):
                 yield context.deny(
                     "residency.destinations",

@@ -36,11 +36,7 @@ def columns_allowed(context: Context, dataset: str, columns: tuple[str, ...]) ->
     wrong = [column for column in columns if column not in known]
     if columns and not wrong:
         return None
-    named = (
-        f"{'column' if len(wrong) == 1 else 'columns'} {listed(wrong)}"
-        if wrong
-        else "an empty list of columns"
-    )
+    named = f"{'column' if len(wrong) == 1 else 'columns'} {listed(wrong)}" if wrong else "an empty list of columns"
     return context.deny("datasets.columns", path, columns=named, dataset=dataset, allowed=listed(allowed))
 
 
@@ -55,9 +51,7 @@ def metrics_listed(context: Context, metrics: tuple[str, ...]) -> Decision | Non
     allowed = context.model.egress.metrics.allow
     wrong = [metric for metric in metrics if metric not in allowed]
     return (
-        context.deny("egress.metrics.allow", metrics=metrics_named(wrong), allowed=listed(allowed))
-        if wrong
-        else None
+        context.deny("egress.metrics.allow", metrics=metrics_named(wrong), allowed=listed(allowed)) if wrong else None
     )
 
 

@@ -28,13 +28,9 @@ def _content(context: Context, request: Ingress) -> Decision | None:
     if request.dtype != "float32":
         return context.deny("ingress.dtype", dtype=shown(request.dtype))
     if not 1 <= request.values == request.expected_values:
-        return context.deny(
-            "ingress.shape", values=values_named(request.values), expected=request.expected_values
-        )
+        return context.deny("ingress.shape", values=values_named(request.values), expected=request.expected_values)
     if request.finite is not True:
         return context.deny("ingress.finite")
     if not 0 <= request.size_bytes <= maximum:
-        return context.deny(
-            "ingress.max_bytes", size=size_named(request.size_bytes), maximum=size_named(maximum)
-        )
+        return context.deny("ingress.max_bytes", size=size_named(request.size_bytes), maximum=size_named(maximum))
     return None

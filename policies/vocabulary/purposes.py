@@ -73,9 +73,7 @@ def _explain(code: str, index: int, vocabulary: Vocabulary) -> Misfit:
     head = code.partition(":")[0]
     if head in duo.permissions and duo.permissions[head].disease:
         return Misfit(expected, (index,), advice="a disease is seven digits of MONDO, as in DS:MONDO:0005267")
-    whole = [
-        (name, permission.label) for name, permission in duo.permissions.items() if not permission.disease
-    ]
+    whole = [(name, permission.label) for name, permission in duo.permissions.items() if not permission.disease]
     known = {name: name for name, _ in whole} | {label: name for name, label in whole}
     close = nearest(code, known)
     return Misfit(expected, (index,), meant=known[close] if close else None)

@@ -71,9 +71,7 @@ def test_every_acknowledged_entry_survives_kill_9(tmp_path: Path):
 class Fault:
     """Counts the system calls of the writer and, at one of them, has something happen instead."""
 
-    def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, at: int, happen: Callable[[str, tuple[object, ...]], None]
-    ):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, happen: Callable[[str, tuple[object, ...]], None]):
         self.seen, self.struck = 0, False
         for name in CALLS:
             monkeypatch.setattr(os, name, self.wrap(name, getattr(os, name), at, happen))
@@ -110,9 +108,7 @@ def check_after(directory: Path, acknowledged: list[int], open_log: Opener) -> N
 
 
 @pytest.mark.parametrize("halved", [False, True], ids=["before the call", "half a write"])
-def test_a_crash_at_any_system_call_loses_nothing_acknowledged(
-    tmp_path: Path, open_log: Opener, halved: bool
-):
+def test_a_crash_at_any_system_call_loses_nothing_acknowledged(tmp_path: Path, open_log: Opener, halved: bool):
     real_write, at, struck = os.write, 0, True
     while struck:
         at += 1
@@ -193,9 +189,7 @@ def test_a_crash_while_recovering_can_be_recovered_from(tmp_path: Path, open_log
             os._exit(0)
         struck = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         check_after(directory, [0, 1], open_log)
-        adopted = [
-            e["detail"]["entries_adopted"] for e in recorded(directory) if e["action"] == "log.recovered"
-        ]
+        adopted = [e["detail"]["entries_adopted"] for e in recorded(directory) if e["action"] == "log.recovered"]
         assert adopted[0] == 2
     assert at > 8
 

@@ -50,9 +50,7 @@ def test_a_new_log_is_empty_signed_and_private(tmp_path: Path, open_log: Opener,
 def test_what_was_appended_is_there_and_verifies(tmp_path: Path, open_log: Opener, vkey: str):
     with open_log(tmp_path) as log:
         assert log.append(ADMIT) == [0]
-        assert log.append(
-            ADMIT, Event("gate", "round.egress", "heart", decision="deny", rule="egress.norm")
-        ) == [1, 2]
+        assert log.append(ADMIT, Event("gate", "round.egress", "heart", decision="deny", rule="egress.norm")) == [1, 2]
         assert log.append() == []
         assert log.size == 3
         head = open_checkpoint(log.checkpoint.encode(), parse_vkey(vkey))
@@ -65,9 +63,7 @@ def test_what_was_appended_is_there_and_verifies(tmp_path: Path, open_log: Opene
     assert (tmp_path / "lock").read_bytes() == b""
 
 
-def test_a_reopened_log_goes_on_and_leaves_its_checkpoint_alone(
-    tmp_path: Path, open_log: Opener, build, vkey: str
-):
+def test_a_reopened_log_goes_on_and_leaves_its_checkpoint_alone(tmp_path: Path, open_log: Opener, build, vkey: str):
     build(tmp_path, 7)
     before = (tmp_path / "checkpoint").read_bytes()
     with open_log(tmp_path) as log:
@@ -104,9 +100,7 @@ def test_many_threads_append_every_event_once(tmp_path: Path, open_log: Opener, 
 
         def work(number: int) -> None:
             for n in range(10):
-                seqs.extend(
-                    log.append(Event("gate", "round.ingress", "m", detail={"thread": number, "n": n}))
-                )
+                seqs.extend(log.append(Event("gate", "round.ingress", "m", detail={"thread": number, "n": n})))
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
         for thread in threads:
@@ -232,9 +226,7 @@ def lengthen(path: Path) -> None:
 
 @pytest.mark.parametrize("name", [SEGMENT, HASHES])
 @pytest.mark.parametrize("touch", [unlink, rename, replace, truncate, lengthen])
-def test_a_touched_live_file_is_noticed(
-    tmp_path: Path, open_log: Opener, name: str, touch: Callable[[Path], None]
-):
+def test_a_touched_live_file_is_noticed(tmp_path: Path, open_log: Opener, name: str, touch: Callable[[Path], None]):
     with open_log(tmp_path) as log:
         log.append(ADMIT)
         before = log.checkpoint
@@ -251,9 +243,7 @@ def test_a_touched_live_file_is_noticed(
 
 
 @pytest.mark.parametrize("tail", [b'{"action":', b"\0" * 5000, b"not json\n", b'{"a":1}\n', b"x" * 70_000])
-def test_a_torn_tail_is_cut_and_the_cut_is_recorded(
-    tmp_path: Path, open_log: Opener, build, vkey: str, tail: bytes
-):
+def test_a_torn_tail_is_cut_and_the_cut_is_recorded(tmp_path: Path, open_log: Opener, build, vkey: str, tail: bytes):
     build(tmp_path, 3)
     signed = (tmp_path / SEGMENT).read_bytes()
     (tmp_path / SEGMENT).write_bytes(signed + tail)
@@ -274,9 +264,7 @@ def restore(directory: Path, snapshot: dict[str, bytes]) -> None:
         (directory / name).write_bytes(data)
 
 
-def test_complete_entries_after_the_checkpoint_are_kept_and_signed(
-    tmp_path: Path, open_log: Opener, build, vkey: str
-):
+def test_complete_entries_after_the_checkpoint_are_kept_and_signed(tmp_path: Path, open_log: Opener, build, vkey: str):
     build(tmp_path, 3)
     old = (tmp_path / "checkpoint").read_bytes(), (tmp_path / HASHES).read_bytes()
     build(tmp_path, 2)

@@ -15,9 +15,7 @@ from audit.note import Checkpoint, open_checkpoint, open_note, parse_note, parse
 
 # The worked example of Go's package golang.org/x/mod/sumdb/note.
 NEUMANN = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
-NEUMANN_TEXT = (
-    "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n"
-)
+NEUMANN_TEXT = "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n"
 NEUMANN_NOTE = (
     NEUMANN_TEXT + "\n— PeterNeumann "
     "x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n"
@@ -28,10 +26,7 @@ ROOT = bytes(range(32))
 def test_the_published_example_verifies():
     assert open_note(NEUMANN_NOTE.encode(), parse_vkey(NEUMANN)) == NEUMANN_TEXT
     assert str(parse_vkey(NEUMANN)) == NEUMANN
-    assert (
-        parse_vkey("sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8").name
-        == "sum.golang.org"
-    )
+    assert parse_vkey("sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8").name == "sum.golang.org"
 
 
 def test_a_checkpoint_round_trips_in_both_readers(key: Ed25519PrivateKey, origin: str, vkey: str):
@@ -42,9 +37,7 @@ def test_a_checkpoint_round_trips_in_both_readers(key: Ed25519PrivateKey, origin
     assert verify.open_checkpoint(note.encode(), *verify.parse_vkey(vkey)) == (20852163, ROOT)
 
 
-def test_signatures_of_others_are_ignored_and_a_bad_one_of_ours_is_not(
-    key: Ed25519PrivateKey, origin: str, vkey: str
-):
+def test_signatures_of_others_are_ignored_and_a_bad_one_of_ours_is_not(key: Ed25519PrivateKey, origin: str, vkey: str):
     text = Checkpoint(origin, 3, ROOT).text
     other = sign_note(text, "witness.example/w", Ed25519PrivateKey.generate()).partition("\n\n")[2]
     note = sign_note(text, origin, key)
@@ -76,9 +69,7 @@ def refusals(note: bytes, vkey: str) -> None:
         "{origin}\n3\n{root}\n\nmore\n",
     ],
 )
-def test_signed_text_that_is_no_checkpoint_is_refused(
-    key: Ed25519PrivateKey, origin: str, vkey: str, text: str
-):
+def test_signed_text_that_is_no_checkpoint_is_refused(key: Ed25519PrivateKey, origin: str, vkey: str, text: str):
     text = text.format(origin=origin, root=base64.b64encode(ROOT).decode())
     refusals(sign_note(text, origin, key).encode(), vkey)
 
@@ -146,9 +137,7 @@ def test_vkey_readers_agree_and_raise_one_error_only(text: str):
 @given(
     st.binary()
     | st.lists(
-        st.sampled_from(
-            ["— ", "a/b", " ", "\n", "\n\n", "x08go/ZJkuBS", "=", "AAAAAAAAAA==", "7", "+", "\t", "é"]
-        )
+        st.sampled_from(["— ", "a/b", " ", "\n", "\n\n", "x08go/ZJkuBS", "=", "AAAAAAAAAA==", "7", "+", "\t", "é"])
     ).map(lambda parts: "".join(parts).encode())
 )
 @example(b"\n\n\xe2\x80\x94 a AAAAAAA=\n")

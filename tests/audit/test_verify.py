@@ -280,9 +280,7 @@ def test_signed_entries_that_break_the_format_are_refused(tmp_path: Path, sign_l
     assert failure_of(tmp_path).seq == 0
 
 
-@pytest.mark.parametrize(
-    "line", [b"[]\n", b'"x"\n', b"null\n", b"{}\n", b"\n", b"\xff\n", b"7\n", b'{"time":7}\n']
-)
+@pytest.mark.parametrize("line", [b"[]\n", b'"x"\n', b"null\n", b"{}\n", b"\n", b"\xff\n", b"7\n", b'{"time":7}\n'])
 def test_signed_lines_that_are_no_entries_are_refused(tmp_path: Path, sign_lines, line: bytes):
     sign_lines(tmp_path, [line])
     assert failure_of(tmp_path).seq == 0
@@ -325,9 +323,7 @@ def small_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("fuzz") / "log"
     with AuditLog.open(directory, origin="a/log", key=key) as log:
         for n in range(3):
-            log.append(
-                Event("gate", "run.admit", "r", detail={"n": n}, payload={"x": 0.5} if n == 1 else None)
-            )
+            log.append(Event("gate", "run.admit", "r", detail={"n": n}, payload={"x": 0.5} if n == 1 else None))
     return directory
 
 
@@ -341,9 +337,7 @@ def test_any_change_to_any_file_is_one_kind_of_failure(small_log: Path, data: st
     original = (small_log / name).read_bytes()
     start = data.draw(st.integers(0, len(original)))
     end = data.draw(st.integers(start, min(len(original), start + 40)))
-    piece = data.draw(
-        st.binary(max_size=40) | st.sampled_from([b"\n", b'"', b"{", b"}", b"[" * 5000, b"1" * 5000])
-    )
+    piece = data.draw(st.binary(max_size=40) | st.sampled_from([b"\n", b'"', b"{", b"}", b"[" * 5000, b"1" * 5000]))
     changed = original[:start] + piece + original[end:]
     if changed == original:
         return
@@ -388,9 +382,7 @@ def test_any_value_in_any_field_is_an_entry_or_one_kind_of_failure(data: st.Data
 # A log that is being written to
 
 
-def test_a_log_that_grows_meanwhile_verifies(
-    tmp_path: Path, build, open_log, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_log_that_grows_meanwhile_verifies(tmp_path: Path, build, open_log, monkeypatch: pytest.MonkeyPatch):
     build(tmp_path, 3)
     walk = verifier.walk
 

@@ -40,9 +40,7 @@ def test_validate_prints_name_version_and_digest(policy: Path) -> None:
 
 def test_validate_prints_every_problem_and_checks_every_file(policy: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
-    bad.write_text(
-        policy.read_text().replace("silo: DE", "silo: UK").replace("max_norm: 10.0", "max_norm: 0")
-    )
+    bad.write_text(policy.read_text().replace("silo: DE", "silo: UK").replace("max_norm: 10.0", "max_norm: 0"))
     result = runner.invoke(app, ["validate", str(bad), str(tmp_path / "none.yaml"), str(policy)])
     assert result.exit_code == 1
     assert f'{bad}:9:9: got "UK"' in result.stderr
@@ -87,9 +85,7 @@ def test_explain_a_refusal(policy: Path, example) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "option", [("--party", "hub"), ("--at", "yesterday"), ("--at", "2026-11-20T12:00:00")]
-)
+@pytest.mark.parametrize("option", [("--party", "hub"), ("--at", "yesterday"), ("--at", "2026-11-20T12:00:00")])
 def test_explain_refuses_what_it_cannot_read(policy: Path, example, option: tuple[str, str]) -> None:
     result = runner.invoke(app, _explain(policy, example, *option))
     assert result.exit_code == 2

@@ -80,9 +80,7 @@ def test_locate_finds_keys_items_and_the_nearest_ancestor() -> None:
     assert document.locate(("garden",)) == "h.yaml:1:1"
 
 
-@pytest.mark.parametrize(
-    "word", ["NO", "no", "yes", "on", "off", "Y", "2026-11-01", "1_000", "12:30:00", "0b1"]
-)
+@pytest.mark.parametrize("word", ["NO", "no", "yes", "on", "off", "Y", "2026-11-01", "1_000", "12:30:00", "0b1"])
 def test_text_stays_text(word: str) -> None:
     assert load_document(HEAD.replace("name: a", f"name: {word}"), House).model.name == word
 
@@ -209,16 +207,12 @@ def test_a_document_is_a_mapping(text: str, expected: str) -> None:
 
 
 def test_an_older_yaml_version_is_refused() -> None:
-    assert (
-        only("%YAML 1.1\n---\n" + HEAD) == "h.yaml:1:1: got the directive %YAML 1.1, expected 1.2: remove it"
-    )
+    assert only("%YAML 1.1\n---\n" + HEAD) == "h.yaml:1:1: got the directive %YAML 1.1, expected 1.2: remove it"
     assert load_document("%YAML 1.2\n---\n" + HEAD, House).model.name == "a"
 
 
 def test_an_alias_bomb_is_not_expanded() -> None:
-    bomb = "a: &a [x, x]\n" + "".join(
-        f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
-    )
+    bomb = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
     found = problems(HEAD + bomb)
     assert "h.yaml:5:8: got the alias *a, expected the value written out" in found
     assert sum("alias" in problem for problem in found) == 16
@@ -249,9 +243,7 @@ def test_a_file_over_the_limit_is_not_read_whole(tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_not_utf8_have_a_position() -> None:
-    assert (
-        only(HEAD.encode() + "ä".encode() + b"\xff") == "h.yaml:4:2: got the byte 0xff, expected UTF-8 text"
-    )
+    assert only(HEAD.encode() + "ä".encode() + b"\xff") == "h.yaml:4:2: got the byte 0xff, expected UTF-8 text"
     assert only(HEAD + "\ud800") == "h.yaml:4:1: got the byte 0xed, expected UTF-8 text"
 
 
@@ -308,14 +300,9 @@ def test_any_bytes_load_or_are_a_document_error(data: bytes) -> None:
 
 
 @given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), st.lists, max_leaves=5
-    )
+    st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), st.lists, max_leaves=5)
 )
 def test_any_value_in_a_field_loads_or_is_a_document_error(value: object) -> None:
     for name in ("name", "floors", "size", "digest", "built", "doors", "rooms", "cellar"):
-        text = (
-            HEAD.replace("name: a\n", "" if name == "name" else "name: a\n")
-            + f"{name}: {json.dumps(value)}\n"
-        )
+        text = HEAD.replace("name: a\n", "" if name == "name" else "name: a\n") + f"{name}: {json.dumps(value)}\n"
         loads_or_is_refused(text)

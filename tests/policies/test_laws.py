@@ -141,21 +141,15 @@ def test_an_admission_is_allowed_exactly_when_each_fact_is(policy, request) -> N
 
 _names = st.text(max_size=12)
 _beyond = st.integers(201) | st.integers(max_value=0)
-_abroad = st.sampled_from(
-    sorted(set(country_codes().countries) - set(blocs().blocs["EEA"].members) - {"CH", "US"})
-)
+_abroad = st.sampled_from(sorted(set(country_codes().countries) - set(blocs().blocs["EEA"].members) - {"CH", "US"}))
 _outside = {
     "admission": {
         "purpose": _names.filter(lambda code: code != "HMB" and not code.startswith("DS:")),
         "dataset": _names.filter(lambda name: name != "heart"),
-        "columns": _names.filter(lambda name: name not in ("age", "sex", "cp")).map(
-            lambda name: ("age", name)
-        ),
+        "columns": _names.filter(lambda name: name not in ("age", "sex", "cp")).map(lambda name: ("age", name)),
         "app_digest": _names,
         "rounds": _beyond,
-        "metrics": _names.filter(lambda n: n not in ("loss", "auc", "num_examples")).map(
-            lambda n: ("loss", n)
-        ),
+        "metrics": _names.filter(lambda n: n not in ("loss", "auc", "num_examples")).map(lambda n: ("loss", n)),
         "parties": st.builds(
             lambda role, country: (
                 Party("hub", "coordinator", "DE"),
@@ -232,9 +226,7 @@ def test_deciding_never_raises(example, data) -> None:
     else:
         original = getattr(example, kind.__name__.lower())
         changed = data.draw(
-            st.dictionaries(
-                st.sampled_from([field.name for field in dataclasses.fields(kind)]), _anything, min_size=1
-            )
+            st.dictionaries(st.sampled_from([field.name for field in dataclasses.fields(kind)]), _anything, min_size=1)
         )
         request = dataclasses.replace(original, **changed)
     now = data.draw(st.just(example.now) | st.datetimes() | _anything)

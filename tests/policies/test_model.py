@@ -83,9 +83,7 @@ def test_a_problem_is_named_at_its_place(example, old: str, new: str, at: str, w
 
 def test_an_app_is_approved_once(example) -> None:
     found = problems(example.text.replace(example.ended, example.digest))
-    assert found == [
-        f'policy.yaml:29:15: got "{example.digest}", expected each digest once; remove the repetition'
-    ]
+    assert found == [f'policy.yaml:29:15: got "{example.digest}", expected each digest once; remove the repetition']
 
 
 @pytest.mark.parametrize(
@@ -93,9 +91,7 @@ def test_an_app_is_approved_once(example) -> None:
     ["privacy: {}", "audit: {}", "applies: []", "runs: {windows: []}", "data: {}", "pseudonymize: []"],
 )
 def test_what_is_not_enforced_cannot_be_promised(example, promise: str) -> None:
-    text = (
-        example.text.replace("runs:\n  max_rounds: 200\n", "") if promise.startswith("runs") else example.text
-    )
+    text = example.text.replace("runs:\n  max_rounds: 200\n", "") if promise.startswith("runs") else example.text
     assert "got the unknown field" in "\n".join(problems(text + promise + "\n"))
 
 
@@ -114,9 +110,7 @@ def test_own_purposes_are_any_short_code(example) -> None:
 def _conforms(value: object, schema: dict, root: dict) -> bool:
     """The part of JSON Schema that the policy's schema uses."""
     if "$ref" in schema:
-        schema = root["$defs"][schema["$ref"].rpartition("/")[2]] | {
-            k: v for k, v in schema.items() if k != "$ref"
-        }
+        schema = root["$defs"][schema["$ref"].rpartition("/")[2]] | {k: v for k, v in schema.items() if k != "$ref"}
     if "anyOf" in schema:
         return any(_conforms(value, option, root) for option in schema["anyOf"])
     if "enum" in schema or "const" in schema:
@@ -129,9 +123,7 @@ def _conforms(value: object, schema: dict, root: dict) -> bool:
                 isinstance(value, dict)
                 and set(schema.get("required", ())) <= set(value)
                 and all(
-                    _conforms(item, known.get(key, extra), root)
-                    if known.get(key, extra) is not False
-                    else False
+                    _conforms(item, known.get(key, extra), root) if known.get(key, extra) is not False else False
                     for key, item in value.items()
                 )
             )

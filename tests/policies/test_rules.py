@@ -404,13 +404,8 @@ def test_a_long_update_is_clipped_and_not_refused(example) -> None:
 
 
 def test_a_long_update_passes_every_other_rule_first(example) -> None:
-    assert (
-        example.decide(example.vary("egress", norm=12.5, examples=1)).rule == "egress.metrics.minimum_count"
-    )
-    assert (
-        example.decide(example.vary("egress", norm=12.5, size_bytes=1 << 40)).rule
-        == "egress.update.max_bytes"
-    )
+    assert example.decide(example.vary("egress", norm=12.5, examples=1)).rule == "egress.metrics.minimum_count"
+    assert example.decide(example.vary("egress", norm=12.5, size_bytes=1 << 40)).rule == "egress.update.max_bytes"
 
 
 @pytest.mark.parametrize("stage", EVERY)
@@ -420,9 +415,7 @@ def test_the_policy_and_its_permit_hold_at_every_stage(example, stage: str) -> N
     minute = dt.timedelta(minutes=1)
     early = example.decide(request, now=first - minute)
     assert (early.effect, early.rule) == ("deny", "policy.effective")
-    assert early.reason == (
-        "policy charite-cardiology version 3 takes effect on 2026-11-01, and today is 2026-10-31"
-    )
+    assert early.reason == ("policy charite-cardiology version 3 takes effect on 2026-11-01, and today is 2026-10-31")
     assert early.location == f"policy.yaml:{example.line('effective:')}:3"
     assert example.decide(request, now=first).allowed
     assert example.decide(request, now=last).allowed
@@ -436,9 +429,7 @@ def test_the_policy_and_its_permit_hold_at_every_stage(example, stage: str) -> N
 
 def test_dates_are_utc(example) -> None:
     east = dt.timezone(dt.timedelta(hours=5))
-    assert (
-        example.decide(example.view, now=dt.datetime(2026, 11, 1, 4, tzinfo=east)).rule == "policy.effective"
-    )
+    assert example.decide(example.view, now=dt.datetime(2026, 11, 1, 4, tzinfo=east)).rule == "policy.effective"
     assert example.decide(example.view, now=dt.datetime(2026, 11, 1, 5, tzinfo=east)).allowed
 
 

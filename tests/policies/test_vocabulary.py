@@ -72,9 +72,7 @@ def test_containment_of_duo_permissions(inner: str, outer: str) -> None:
     assert within(inner, outer, "duo") == ((inner, outer) in CONTAINED)
 
 
-@pytest.mark.parametrize(
-    "code", ["", "DS", "DS:", "DS:MONDO:1", "HMB:", "HMB:x", "hmb", "NMDS", "DS:MONDO:0005267\n"]
-)
+@pytest.mark.parametrize("code", ["", "DS", "DS:", "DS:MONDO:1", "HMB:", "HMB:x", "hmb", "NMDS", "DS:MONDO:0005267\n"])
 def test_what_is_no_purpose(code: str) -> None:
     assert not is_known(code, "duo")
     assert not within(code, code, "duo")

@@ -1,1 +1,1 @@
-
+"""From a data source to the policy view."""

@@ -1,1 +1,1 @@
-
+"""TensorFlow: the only package that imports it."""

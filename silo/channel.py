@@ -1,0 +1,89 @@
+"""The channel between gate and worker: frames of a JSON head and an optional payload over a Unix socket.
+
+A frame is a four-byte big-endian head length, the head, and as many payload bytes as the head says.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from federation.errors import ConcordatError
+from federation.limits import LIMITS
+from federation.wire import Weights
+
+_LENGTH = struct.Struct(">I")
+_MAX_PAYLOAD = max(4 * LIMITS.model_values, LIMITS.app)
+
+
+class ChannelError(ConcordatError):
+    """The other end went away or sent something that is not a frame."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One message between gate and worker."""
+
+    op: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    payload: bytes | bytearray | memoryview = b""
+
+    def weights(self) -> Weights:
+        """The payload as float32 values; raises ChannelError."""
+        if len(self.payload) % 4:
+            raise ChannelError(f"got a payload of {len(self.payload)} bytes, expected a multiple of four")
+        return np.frombuffer(self.payload, dtype="<f4")
+
+
+def payload_of(weights: Weights) -> memoryview:
+    """Weights as a payload, without a copy where they are contiguous."""
+    return np.ascontiguousarray(weights, dtype="<f4").data.cast("B")
+
+
+def send(connection: socket.socket, frame: Frame) -> None:
+    """Send a frame; raises ChannelError."""
+    head = json.dumps({"op": frame.op, "payload": len(frame.payload), **frame.fields}).encode()
+    if len(head) > LIMITS.channel_header or len(frame.payload) > _MAX_PAYLOAD:
+        raise ChannelError(f"a frame of {len(head)} + {len(frame.payload)} bytes is too large to send")
+    try:
+        connection.sendall(_LENGTH.pack(len(head)) + head)
+        if frame.payload:
+            connection.sendall(frame.payload)
+    except OSError as error:
+        raise ChannelError(f"the other end is gone: {error.strerror}") from None
+
+
+def receive(connection: socket.socket) -> Frame:
+    """Receive a frame; raises ChannelError where the connection ends or the frame is malformed."""
+    (length,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
+    if length > LIMITS.channel_header:
+        raise ChannelError(f"got a frame head of {length} bytes, expected at most {LIMITS.channel_header}")
+    try:
+        fields = json.loads(bytes(_exactly(connection, length)))
+        op, size = fields.pop("op"), fields.pop("payload")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise ChannelError("got a frame head that is not JSON with op and payload") from None
+    if not isinstance(op, str) or not isinstance(size, int) or not 0 <= size <= _MAX_PAYLOAD:
+        raise ChannelError(f"got a frame with payload {size!r}, expected 0 to {_MAX_PAYLOAD}")
+    return Frame(op, fields, _exactly(connection, size) if size else b"")
+
+
+def _exactly(connection: socket.socket, size: int) -> memoryview:
+    # np.empty leaves the memory untouched, where bytearray(size) would first fill it with zeros.
+    view = np.empty(size, dtype=np.uint8).data
+    filled = 0
+    while filled < size:
+        try:
+            got = connection.recv_into(view[filled:])
+        except OSError as error:
+            raise ChannelError(f"the other end is gone: {error.strerror or error}") from None
+        if not got:
+            raise ChannelError("the other end closed the connection")
+        filled += got
+    return view

@@ -1,0 +1,122 @@
+"""What a silo's processes take from themselves: the network from the worker, the data from the gate (promise 1).
+
+Uses Linux namespaces and Landlock through the C library. Each step says what it achieved, or why it could not, for
+the audit log.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+PR_SET_NO_NEW_PRIVS = 38
+
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_RULE_PATH_BENEATH = 1
+_CREATE_RULESET_VERSION = 1
+
+_READ = (1 << 0) | (1 << 2) | (1 << 3)  # execute, read file, read directory
+_WRITE = sum(1 << bit for bit in (1, *range(4, 13)))  # write file, remove and make every kind of file
+_REFER, _TRUNCATE = 1 << 13, 1 << 14
+_FILE_RIGHTS = (1 << 0) | (1 << 1) | (1 << 2) | _TRUNCATE
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _RulesetAttr(ctypes.Structure):
+    _fields_ = (("handled_access_fs", ctypes.c_uint64),)
+
+
+class _PathBeneathAttr(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
+
+
+def leave_network() -> str:
+    """Enter an empty network namespace; returns what was achieved. Call it before any thread starts."""
+    uid, gid = os.getuid(), os.getgid()
+    if _libc.unshare(CLONE_NEWNET) == 0:
+        return "empty network namespace"
+    if _libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        return "empty network namespace in a user namespace"
+    return f"NOT SEPARATED FROM THE NETWORK: this host allows no network namespace ({_reason()})"
+
+
+def network_interfaces() -> list[str]:
+    """The network interfaces this process can see, as the kernel lists them for its own namespace."""
+    lines = Path("/proc/self/net/dev").read_text().splitlines()[2:]
+    return sorted(line.split(":")[0].strip() for line in lines)
+
+
+def runtime_paths() -> list[Path]:
+    """What any Python process here has to read: interpreter, libraries, this package, system files."""
+    package = Path(__file__).resolve().parent.parent
+    system = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/sys", "/dev")
+    paths = [Path(sys.prefix), Path(sys.base_prefix), *map(Path, system), *map(Path, sys.path)]
+    installed = Path(sys.prefix) in package.parents
+    if not installed:
+        paths += [package / name for name in ("audit", "coordinator", "federation", "policies", "silo")]
+        paths = [path for path in paths if path.resolve() != package]
+    return [path for path in paths if str(path) not in {"", "."} and path.exists()]
+
+
+def confine_files(readable: Iterable[Path], writable: Iterable[Path]) -> str:
+    """Let this process and its children open only these files and directories; returns what was achieved."""
+    abi = _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_CREATE_RULESET_VERSION))
+    if abi < 1:
+        return f"FILES NOT CONFINED: this kernel has no Landlock ({_reason()})"
+    handled = _READ | _WRITE | (_REFER if abi >= 2 else 0) | (_TRUNCATE if abi >= 3 else 0)
+    attributes = _RulesetAttr(handled)
+    ruleset = _libc.syscall(
+        _CREATE_RULESET,
+        ctypes.byref(attributes),
+        ctypes.c_size_t(ctypes.sizeof(attributes)),
+        ctypes.c_uint32(0),
+    )
+    if ruleset < 0:
+        return f"FILES NOT CONFINED: Landlock refused the rules ({_reason()})"
+    try:
+        for path in readable:
+            _allow(ruleset, path, _READ & handled)
+        for path in writable:
+            _allow(ruleset, path, handled)
+        _allow(ruleset, Path("/dev/null"), (_READ | _WRITE) & handled)
+        if _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+            return f"FILES NOT CONFINED: no_new_privs refused ({_reason()})"
+        if _libc.syscall(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0)) != 0:
+            return f"FILES NOT CONFINED: Landlock refused to apply ({_reason()})"
+    finally:
+        os.close(ruleset)
+    return f"files confined by Landlock (version {abi})"
+
+
+def _allow(ruleset: int, path: Path, access: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        if not path.is_dir():
+            access &= _FILE_RIGHTS
+        rule = _PathBeneathAttr(access, descriptor)
+        _libc.syscall(
+            _ADD_RULE,
+            ctypes.c_int(ruleset),
+            ctypes.c_int(_RULE_PATH_BENEATH),
+            ctypes.byref(rule),
+            ctypes.c_uint32(0),
+        )
+    finally:
+        os.close(descriptor)
+
+
+def _reason() -> str:
+    return os.strerror(ctypes.get_errno())

@@ -1,0 +1,39 @@
+"""Facts about weights that a policy decides on, and clipping; pure."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from federation.wire import Weights
+
+_BLOCK = 65536
+
+
+def is_finite(weights: Weights) -> bool:
+    """Whether no value is NaN or infinite."""
+    return all(bool(np.isfinite(weights[start : start + _BLOCK]).all()) for start in range(0, weights.size, _BLOCK))
+
+
+def update_norm(after: Weights, before: Weights) -> float:
+    """The L2 norm of after - before; NaN or infinite where either has such a value."""
+    total = 0.0
+    scratch = np.empty(min(_BLOCK, after.size), dtype=np.float64)
+    for start in range(0, after.size, _BLOCK):
+        part = after[start : start + _BLOCK]
+        work = scratch[: part.size]
+        np.subtract(part, before[start : start + _BLOCK], out=work)
+        total += float(np.dot(work, work))
+    return math.sqrt(total) if total >= 0 else math.nan
+
+
+def clip_update(after: Weights, before: Weights, norm: float, bound: float) -> Weights:
+    """Scale the update so that its L2 norm is at most `bound`; the input is left alone."""
+    factor = bound / norm
+    while True:
+        clipped = (before + (after - before) * np.float32(factor)).astype(np.float32)
+        # Rounding to float32 may leave the norm a hair above the bound.
+        if update_norm(clipped, before) <= bound:
+            return clipped
+        factor *= 1 - 1e-6

@@ -1,0 +1,51 @@
+"""A Flower App Bundle: unpacked into scratch space and asked for its model builder."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from federation.limits import LIMITS
+from silo.worker.errors import AppError
+
+
+def unpack(bundle: bytes | bytearray | memoryview, directory: Path) -> None:
+    """Unpack a bundle into an empty directory; raises AppError for one that is too large or reaches outside."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+            entries = archive.infolist()
+            if len(entries) > LIMITS.app_files:
+                raise AppError(f"the app has {len(entries)} files, expected at most {LIMITS.app_files}")
+            if sum(entry.file_size for entry in entries) > LIMITS.app_unpacked:
+                raise AppError(f"the app unpacks to more than {LIMITS.app_unpacked} bytes")
+            for entry in entries:
+                path = PurePosixPath(entry.filename)
+                if path.is_absolute() or ".." in path.parts or "\\" in entry.filename:
+                    raise AppError("the app holds a file name that reaches outside its own directory")
+                if not entry.is_dir():
+                    target = directory / path
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(archive.read(entry))
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError):
+        raise AppError("the app is not a zip file, as a Flower App Bundle is") from None
+
+
+def load_builder(directory: Path, entry_point: str) -> Callable[[int], Any]:
+    """Import `module:function` from an unpacked app; raises AppError that names what is missing, and no more."""
+    module_name, _, name = entry_point.partition(":")
+    sys.path.insert(0, str(directory))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise AppError(f"the app needs module {error.name}, which is not here") from None
+    except Exception as error:  # noqa: BLE001  submitted code may raise anything
+        raise AppError(f"importing the app's {module_name} raised {type(error).__name__}") from None
+    builder = getattr(module, name, None)
+    if not callable(builder):
+        raise AppError(f"the app's {module_name} has no function {name}")
+    return builder  # type: ignore[no-any-return]

@@ -1,0 +1,64 @@
+"""The worker's process: leaves the network, then keeps one trainer warm, a fresh one for each run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from silo.config import load_worker_config
+from silo.confinement import leave_network
+from silo.worker.trainer import serve
+
+NETWORK_VARIABLE = "CONCORDAT_WORKER_NETWORK"
+RETRY_SECONDS = 1.0
+INHERITED = frozenset({"PATH", "LANG", "LC_ALL", "TZ", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "LD_LIBRARY_PATH"})
+"""What a trainer inherits; app code sees no other variable of the host."""
+
+
+def run_worker(config_path: Path, say: Callable[[str], None]) -> None:
+    """Supervise trainers until SIGINT or SIGTERM."""
+    config = load_worker_config(config_path)
+    network = leave_network()
+    say(f"worker of {config.silo}: {network}")
+    stopping = threading.Event()
+    current: list[subprocess.Popen[bytes]] = []
+
+    def stop(*_: object) -> None:
+        stopping.set()
+        for process in current:
+            process.terminate()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    for left_over in config.scratch.glob("trainer-*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    command = [sys.executable, "-P", "-m", "silo.worker.service", str(config_path.resolve())]
+    environment = {name: value for name, value in os.environ.items() if name in INHERITED}
+    environment[NETWORK_VARIABLE] = network
+    while not stopping.is_set():
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, cwd="/")
+        current[:] = [process]
+        if stopping.is_set():
+            process.terminate()
+        code = process.wait()
+        if code and not stopping.is_set():
+            say(f"worker of {config.silo}: the trainer ended with code {code}; starting a fresh one")
+            stopping.wait(RETRY_SECONDS)
+
+
+def main() -> None:
+    """The trainer's entry point, started by the worker alone."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
+    config = load_worker_config(Path(sys.argv[1]))
+    sys.exit(serve(config, os.environ.pop(NETWORK_VARIABLE, "unknown")))
+
+
+if __name__ == "__main__":
+    main()
