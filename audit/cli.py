@@ -101,6 +101,8 @@ def show(
                 _print_entry(entry)
     except VerificationFailure as failure:
         _stop(f"{directory}: {printable(str(failure))}; run `verify` to know more", status=1)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         _stop(f"cannot read {error.filename}: {error.strerror}", status=1)
 

@@ -65,11 +65,15 @@ def _median(values: Sequence[float]) -> str:
 
 def _chart(title: str, rounds: Sequence[Mapping[str, Any]], final: Mapping[str, Any], metric: str) -> str:
     """An SVG line chart of one metric over the models: one line a silo, named at its end."""
+    # The untrained model's AUC is chance and would squeeze the rest of the scale.
     models = [*rounds, final]
+    first = 1 if metric == "auc" and len(models) > 2 else 0
     silos = sorted({silo for model in models for silo in model.get("silos", {})})
     series = {
         silo: [
-            (x, m["silos"][silo][metric]) for x, m in enumerate(models) if metric in m.get("silos", {}).get(silo, {})
+            (x, m["silos"][silo][metric])
+            for x, m in enumerate(models)
+            if x >= first and metric in m.get("silos", {}).get(silo, {})
         ]
         for silo in silos
     }
@@ -105,7 +109,7 @@ def _chart(title: str, rounds: Sequence[Mapping[str, Any]], final: Mapping[str, 
         line = " ".join(f"{px:.1f},{py:.1f}" for px, py in (place(x, y) for x, y in series[silo]))
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts.append(
-            f'<text x="{WIDTH - 104}" y="{ends[silo] + 4:.1f}" class="t" fill="{colour}">{escape(silo)}</text>'
+            f'<text x="{WIDTH - 104}" y="{ends[silo] + 4:.1f}" class="t" style="fill:{colour}">{escape(silo)}</text>'
         )
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
 
@@ -127,9 +131,9 @@ h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.1rem; margin-top: 2rem; }}
 table {{ border-collapse: collapse; width: 100%; font-size: .92rem; }}
 th, td {{ text-align: left; padding: .35rem .6rem; border-bottom: 1px solid #dde3ea; vertical-align: top; }}
 td.n, th.n {{ text-align: right; font-variant-numeric: tabular-nums; }}
-code {{ font-size: .85em; overflow-wrap: anywhere; }}
+td:first-child {{ white-space: nowrap; }} code {{ font-size: .85em; }}
 .charts {{ display: flex; flex-wrap: wrap; gap: 1rem; }} svg {{ flex: 1 1 26rem; max-width: 30rem; }}
-svg .t {{ font-size: 12px; fill: currentColor; }} svg text[fill] {{ fill: attr(fill); }} svg .h {{ font-size: 13px; font-weight: 600; }}
+svg .t {{ font-size: 12px; fill: currentColor; }} svg .h {{ font-size: 13px; font-weight: 600; }}
 svg .g {{ stroke: #e4e9ef; }} p.note {{ color: #5a6675; font-size: .9rem; }}
 </style></head><body>
 <h1>{title}</h1>

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -113,8 +113,8 @@ class Handler:
         }
         self._decide("run.admit", decision, run_id, detail=detail)
         app = self._parts.node.fetch_app(task.run_id, signed.app_digest.removeprefix("sha256:"))
-        session = Session(run_id, task.run_id, run.model, signed.digest, operator)
-        session.prepared = self._prepare(session, signed, app)
+        session = Session(run_id, task.run_id, run.model, operator, signed.text, app)
+        session.prepared = self._prepare(session)
         self._session = session
         return Envelope(
             {
@@ -141,10 +141,11 @@ class Handler:
         except PolicyError as error:
             raise self._refuse("run.document", str(error)[:2000], run_id) from None
 
-    def _prepare(self, session: Session, signed: SignedRun, app: bytes) -> Prepared:
+    def _prepare(self, session: Session) -> Prepared:
+        """Have the connected worker build view and model; the view is decided on before any training."""
         self._parts.link.wait()
-        answer = self._parts.link.ask(Frame("prepare", {"run": signed.text}, app))
-        fields = answer.fields
+        session.worker = self._parts.link.worker
+        fields = self._parts.link.ask(Frame("prepare", {"run": session.text}, session.app)).fields
         try:
             prepared = Prepared(
                 rows=int(fields["rows"]),
@@ -179,14 +180,23 @@ class Handler:
             raise self._refuse("default-deny", "this run was not admitted by this silo since its gate started")
         return self._session
 
+    def _work(self, session: Session, frame: Frame) -> Frame:
+        """Ask the run's worker; a fresh one that took the place of a lost one is prepared first."""
+        if self._parts.link.worker != session.worker:
+            session.prepared = self._prepare(session)
+        return self._parts.link.ask(frame)
+
     def _initial(self, session: Session) -> Envelope:
-        answer = self._parts.link.ask(Frame("initial"))
+        answer = self._work(session, Frame("initial"))
         weights = answer.weights()
         digest = weights_digest(weights)
         assert session.prepared is not None  # noqa: S101  a session is kept only once prepared
         if digest != session.prepared.initial_digest:
             raise self._refuse("initial.seeded", "the initial model changed since admission", session.run_id)
         decision = decide_ingress(self._policy, session, 1, weights, datetime.now(UTC))
+        if decision.allowed:
+            reason = f"the initial model of {weights.size} values, made from the run's seed, may leave"
+            decision = replace(decision, reason=reason)
         self._decide("initial.release", decision, session.run_id, detail={"model": digest})
         return Envelope({"status": "ok", "digest": digest}, weights=weights)
 
@@ -204,7 +214,7 @@ class Handler:
     def _train(self, session: Session, envelope: Envelope) -> Envelope:
         number, before = self._ingress(session, envelope)
         session.advance(number)
-        answer = self._parts.link.ask(Frame("train", {"round": number}, payload_of(before)))
+        answer = self._work(session, Frame("train", {"round": number}, payload_of(before)))
         after = answer.weights()
         metrics = _metrics(answer)
         decision, norm = decide_egress(self._policy, session, number, metrics, (after, before), datetime.now(UTC))
@@ -221,7 +231,7 @@ class Handler:
 
     def _evaluate(self, session: Session, envelope: Envelope) -> Envelope:
         number, weights = self._ingress(session, envelope)
-        answer = self._parts.link.ask(Frame("evaluate", {}, payload_of(weights)))
+        answer = self._work(session, Frame("evaluate", {}, payload_of(weights)))
         metrics = _metrics(answer)
         decision, _ = decide_egress(self._policy, session, number, metrics, None, datetime.now(UTC))
         self._decide("evaluation.egress", decision, session.run_id, number, {}, {"metrics": metrics})

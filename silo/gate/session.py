@@ -39,11 +39,13 @@ class Session:
     run_id: str
     flower_run: int
     run: Run
-    digest: str
     operator: Peer
+    text: str
+    app: bytes = field(repr=False)
     prepared: Prepared | None = None
+    worker: int = 0
+    """The number of the worker that holds this run's view and model."""
     last_round: int = 0
-    evaluations: set[int] = field(default_factory=set)
 
     def advance(self, number: int) -> None:
         """Take the next round's number; raises WireError for one that is not later than the last."""

@@ -38,7 +38,7 @@ class WorkerLink:
         self._changed = threading.Condition()
         self._connection: socket.socket | None = None
         self.hello: dict[str, Any] = {}
-        self._hellos = 0
+        self._workers = 0
         self._thread = threading.Thread(target=self._accept, name="worker-socket", daemon=True)
         self._thread.start()
 
@@ -79,11 +79,17 @@ class WorkerLink:
                 self._connection.close()
                 self._connection = None
 
+    @property
+    def worker(self) -> int:
+        """The number of the worker now connected: workers are counted as they come; 0 where there is none."""
+        with self._changed:
+            return self._workers if self._connection is not None else 0
+
     def next_hello(self, seen: int, timeout: float = 1.0) -> tuple[dict[str, Any] | None, int]:
         """What the next worker after `seen` said of itself, or None after a while; and how many there were."""
         with self._changed:
-            self._changed.wait_for(lambda: self._hellos > seen or self._closing, timeout)
-            return (self.hello if self._hellos > seen else None), self._hellos
+            self._changed.wait_for(lambda: self._workers > seen or self._closing, timeout)
+            return (self.hello if self._workers > seen else None), self._workers
 
     def interrupt(self) -> None:
         """Wake a thread that waits for the worker's answer; may be called from a signal handler."""
@@ -131,7 +137,7 @@ class WorkerLink:
                 if self._connection is not None:
                     self._connection.close()
                 self._connection, self.hello = connection, dict(hello.fields)
-                self._hellos += 1
+                self._workers += 1
                 self._changed.notify_all()
 
 
