@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 app = typer.Typer(
+    add_completion=False,
     name="audit",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -38,6 +38,7 @@ from federation.manifest import (
     Member,
     SignedManifest,
     dump,
+    load_manifest,
     sign_manifest,
     store_manifest,
     verify_manifest,
@@ -83,12 +84,7 @@ class Authority:
 
     def manifest(self) -> SignedManifest:
         """The manifest last signed here."""
-        home = Home(self.path)
-        return verify_manifest(
-            read_limited(home.manifest, LIMITS.document).decode(),
-            read_limited(home.manifest_signature, 1024).decode().strip(),
-            load_certificate(read_limited(self.certificate, LIMITS.certificate)),
-        )
+        return load_manifest(Home(self.path))
 
     def enrol(self, request: EnrolmentRequest, days: int = MEMBER_DAYS) -> tuple[bytes, SignedManifest]:
         """Certify a member's key and enter it in the manifest; returns certificate PEM and the new manifest."""

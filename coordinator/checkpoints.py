@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from federation.limits import LIMITS
 from federation.wire import Weights, weights_digest
 
 KEPT = 2
+MAX_DIMENSIONS = 32
 
 
 @dataclass(frozen=True)
@@ -29,20 +31,24 @@ class LayerShape:
     @property
     def size(self) -> int:
         """The number of values."""
-        return int(np.prod(self.dimensions, dtype=np.int64))
+        return math.prod(self.dimensions)
 
 
 def parse_shapes(text: str) -> tuple[LayerShape, ...]:
     """Read the shapes a silo reports; raises WireError."""
     try:
-        shapes = tuple(
-            LayerShape(str(item["name"])[:200], tuple(int(n) for n in item["shape"])) for item in json.loads(text)
-        )
-    except (ValueError, KeyError, TypeError):
+        shapes = tuple(LayerShape(str(item["name"])[:200], tuple(item["shape"])) for item in json.loads(text))
+        for shape in shapes:
+            shape.name.encode()
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise WireError("got model shapes that are not a list of names and dimensions") from None
+    for shape in shapes:
+        fits = (type(n) is int and 0 < n <= LIMITS.model_values for n in shape.dimensions)
+        if len(shape.dimensions) > MAX_DIMENSIONS or not all(fits):
+            raise WireError(f"the model has a weight without usable dimensions, expected up to {MAX_DIMENSIONS}")
     total = sum(shape.size for shape in shapes)
-    if not 0 < total <= LIMITS.model_values or any(n < 0 for shape in shapes for n in shape.dimensions):
-        raise WireError(f"got a model of {total} values, expected 1 to {LIMITS.model_values}")
+    if not 0 < total <= LIMITS.model_values:
+        raise WireError(f"got a model of {total!s:.20} values, expected 1 to {LIMITS.model_values}")
     return shapes
 
 

@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 federation = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Found a federation, enrol members, show the manifest.\n\n"
     "The directory of `init` holds the authority's key: keep it on a machine of its own.",
 )
-coordinator = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+coordinator = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 Directory = Annotated[Path, typer.Argument(help="The authority's directory.")]
 HomePath = Annotated[Path, typer.Option("--home", help="The member's home: keys, certificate, manifest, audit log.")]

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import json
+import re
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -133,7 +134,7 @@ class Control:
 
 def _after(query: Mapping[str, list[str]]) -> int:
     value = query.get("after", ["0"])[0]
-    if not value.isdigit():
+    if not re.fullmatch(r"[0-9]{1,12}", value):
         raise UsageError(f"got after={value[:20]!r}, expected a number")
     return int(value)
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from audit.entry import Decision
 from audit.entry import Event as AuditEvent
+from audit.errors import AuditError
 from audit.log import AuditLog
 from coordinator.aggregation import RunningMean
-from coordinator.checkpoints import Checkpoints, LayerShape, parse_shapes, save_model
+from coordinator.checkpoints import Checkpoints, parse_shapes, save_model
 from coordinator.events import EventLog
+from coordinator.roster import Admitted, Roster
 from coordinator.rounds import Round, Verdict, quorum_of
 from coordinator.superlink import Reply, SuperLink
 from federation.errors import ConcordatError, RefusedError, RunFailedError, WireError
@@ -27,16 +28,8 @@ from federation.wire import Envelope, Kind, Weights, weights_digest
 ONLINE_SECONDS = 30.0
 ADMISSION_SECONDS = 120.0
 MESSAGE_TTL_SECONDS = 86400.0
-
-
-@dataclass(frozen=True)
-class Admitted:
-    """A silo that admitted the run, with what it announced."""
-
-    node_id: int
-    examples: int
-    shapes: tuple[LayerShape, ...]
-    initial_digest: str
+RUN_UNKNOWN = "run.unknown"
+"""The rule by which a gate that was started anew refuses a round of a run it does not know."""
 
 
 class Stopped(ConcordatError):  # noqa: N818  a decision of the operator, not a fault
@@ -72,6 +65,7 @@ class Executor:
         self._stop = threading.Event()
         self._flower_run = 0
         self._checkpoints = Checkpoints(directory)
+        self._returning: dict[str, str] = {}
 
     def stop(self) -> None:
         """Ask the run to end; it does so at once."""
@@ -92,16 +86,21 @@ class Executor:
             outcome, problem = "run.refused", str(error)
         except ConcordatError as error:
             outcome, problem = "run.failed", str(error)
+        except AuditError as error:
+            outcome, problem = "run.failed", f"no record, no action: {error}"
         except OSError as error:
             outcome, problem = "run.failed", f"the coordinator's machine refused: {error.strerror}"
+        except Exception as error:  # noqa: BLE001  whatever happens, a run ends and says so
+            traceback.print_exc()
+            outcome, problem = "run.failed", f"the coordinator has a fault: {type(error).__name__}"
         finally:
             if self._flower_run:
                 self._superlink.close_run(self._flower_run, completed=outcome == "run.completed")
         self.state = outcome.removeprefix("run.")
         try:
             self._record("run.end", reason=problem or None, detail={"outcome": self.state})
-        except ConcordatError as error:
-            problem = problem or str(error)
+        except AuditError as error:
+            outcome, problem = "run.failed", problem or f"the end of the run cannot be recorded: {error}"
         self.events.emit(outcome, **({"problem": problem} if problem else {}))
 
     def _execute(self) -> None:
@@ -131,14 +130,12 @@ class Executor:
             self._signed.app_digest.removeprefix("sha256:"),
             self._replies.put,
         )
-        admitted = self._admission(nodes, quorum)
-        shapes = _same([part.shapes for part in admitted.values()], "model shapes")
-        planned = sum(part.examples for part in admitted.values())
-        nodes = {name: part.node_id for name, part in admitted.items()}
-        weights = self._initial(nodes, sum(shape.size for shape in shapes))
+        roster = Roster(self._admission(nodes, quorum))
+        shapes = roster.shapes()
+        weights = self._initial(roster.available(self._superlink.last_pull), sum(shape.size for shape in shapes))
         for number in range(1, strategy.rounds + 1):
-            weights = self._round(number, weights, nodes, quorum, planned)
-        self._evaluate(weights, nodes, quorum)
+            weights = self._round(number, weights, roster, quorum)
+        self._evaluate(weights, roster, quorum)
         save_model(self.directory / "model.npz", weights, shapes)
 
     def _silos(self) -> list[str]:
@@ -174,8 +171,8 @@ class Executor:
             if self._stop.wait(0.1):
                 raise Stopped("stopped by the operator")
 
-    def _admission(self, nodes: dict[str, int], quorum: int) -> dict[str, Admitted]:
-        question = Envelope(
+    def _admission_question(self) -> Envelope:
+        return Envelope(
             {
                 **self._signed.fields(),
                 "manifest": self._manifest.document.text,
@@ -183,15 +180,13 @@ class Executor:
                 "run_id": self.run_id,
             }
         )
+
+    def _admission(self, nodes: dict[str, int], quorum: int) -> dict[str, Admitted]:
+        question = self._admission_question()
         admitted: dict[str, Admitted] = {}
 
         def take(name: str, answer: Envelope) -> None:
-            admitted[name] = Admitted(
-                nodes[name],
-                answer.number("examples"),
-                parse_shapes(answer.text("shapes")),
-                answer.text("initial_digest"),
-            )
+            admitted[name] = _admitted(nodes[name], answer)
             self.events.emit("silo.admitted", silo=name, examples=answer.number("examples"))
 
         state = Round(frozenset(nodes), quorum, time.monotonic() + ADMISSION_SECONDS)
@@ -221,12 +216,50 @@ class Executor:
             raise RunFailedError(f"{first} did not send the initial model: {state.dropped.get(first)}")
         return got[0]
 
-    def _round(self, number: int, weights: Weights, nodes: dict[str, int], quorum: int, planned: int) -> Weights:
+    def _available(self, roster: Roster, quorum: int, what: str) -> dict[str, int]:
+        """The silos to ask now; waits up to a deadline for enough of them, inviting back those whose gate restarted."""
+        deadline = time.monotonic() + self._run.strategy.deadline_seconds
+        while True:
+            asked = set(self._returning.values())
+            forgotten = {name: node for name, node in roster.forgotten().items() if name not in asked}
+            if forgotten:
+                question = self._admission_question()
+                self._returning |= self._superlink.send(
+                    self._flower_run, Kind.ADMIT, question, forgotten, MESSAGE_TTL_SECONDS, "readmission"
+                )
+            nodes = roster.available(self._superlink.last_pull)
+            if len(nodes) >= quorum:
+                return nodes
+            if time.monotonic() >= deadline:
+                raise RunFailedError(f"{what}: {len(nodes)} silos can be asked, expected at least {quorum}")
+            reply = self._next_reply(min(deadline, time.monotonic() + 0.1))
+            if reply is not None:
+                self._returned(reply, roster)
+
+    def _returned(self, reply: Reply, roster: Roster) -> None:
+        """Take the answer of a silo that was asked for admission again; it joins the next round."""
+        name = self._returning.pop(reply.reply_to, None)
+        if name is None:
+            return
+        try:
+            answer = self._superlink.take(reply)
+            if answer.config.get("status") == "refused":
+                self._refused(name, answer, Round(frozenset({name}), 1, 0.0))
+                roster.left(name)
+            elif answer.config.get("status") == "failed":
+                roster.forgot(name)
+            elif roster.returned(name, _admitted(roster.forgotten()[name], answer)):
+                self.events.emit("silo.returned", silo=name)
+        except WireError:
+            roster.left(name)
+
+    def _round(self, number: int, weights: Weights, roster: Roster, quorum: int) -> Weights:
+        nodes = self._available(roster, quorum, f"round {number}")
         started = time.monotonic()
         digest = weights_digest(weights)
         self._record("round.begin", round=number, detail={"model": digest, "silos": ",".join(sorted(nodes))})
         self.events.emit("round.started", round=number)
-        mean = RunningMean(weights.size, planned)
+        mean = RunningMean(weights.size, roster.planned_examples)
         metrics: dict[str, Mapping[str, float]] = {}
 
         def take(name: str, answer: Envelope) -> None:
@@ -238,7 +271,7 @@ class Executor:
 
         state = Round(frozenset(nodes), quorum, started + self._run.strategy.deadline_seconds)
         question = Envelope({"round": number, "digest": digest}, weights=weights)
-        self._ask(Kind.TRAIN, question, nodes, state, take, str(number))
+        self._ask(Kind.TRAIN, question, nodes, state, take, str(number), roster)
         if state.verdict(time.monotonic()) is Verdict.FAIL:
             lost = "; ".join(f"{name}: {why}" for name, why in sorted(state.dropped.items()))
             raise RunFailedError(f"round {number} has {len(state.answered)} answers, expected {quorum} ({lost})")
@@ -266,7 +299,8 @@ class Executor:
         )
         return result
 
-    def _evaluate(self, weights: Weights, nodes: dict[str, int], quorum: int) -> None:
+    def _evaluate(self, weights: Weights, roster: Roster, quorum: int) -> None:
+        nodes = self._available(roster, quorum, "final evaluation")
         digest = weights_digest(weights)
         self._record("evaluation.begin", detail={"model": digest})
         metrics: dict[str, Mapping[str, float]] = {}
@@ -276,7 +310,7 @@ class Executor:
 
         state = Round(frozenset(nodes), quorum, time.monotonic() + self._run.strategy.deadline_seconds)
         question = Envelope({"round": self._run.strategy.rounds, "digest": digest}, weights=weights)
-        self._ask(Kind.EVALUATE, question, nodes, state, take, "evaluation")
+        self._ask(Kind.EVALUATE, question, nodes, state, take, "evaluation", roster)
         self.events.emit(
             "run.evaluated",
             silos=metrics,
@@ -295,12 +329,14 @@ class Executor:
         state: Round,
         take: Callable[[str, Envelope], None],
         group: str,
+        roster: Roster | None = None,
         *,
         wait_for_all: bool = False,
     ) -> None:
         """Send one question to several silos and hand each answer to `take` until the round closes.
 
-        A WireError from `take`, or a silo's own report of a failure, drops that silo from the round and no other.
+        A WireError from `take`, or a silo's own report of a failure, drops that silo from the round and no other. What
+        became of each silo is entered in the roster.
         """
         open_messages = self._superlink.send(self._flower_run, kind, question, nodes, MESSAGE_TTL_SECONDS, group)
         try:
@@ -313,13 +349,20 @@ class Executor:
                 name = open_messages.pop(reply.reply_to, None)
                 if name is not None:
                     self._answer(name, reply, state, take)
+                elif roster is not None:
+                    self._returned(reply, roster)
         finally:
             self._superlink.withdraw(set(open_messages))
-        state.close()
-        for name, reason in state.dropped.items():
-            if name in state.refused:
-                continue
-            self.events.emit("silo.dropped", silo=name, phase=group, reason=reason)
+        late = state.close()
+        for name in sorted(set(state.dropped) - state.refused):
+            self.events.emit("silo.dropped", silo=name, phase=group, reason=state.dropped[name])
+        if roster is not None:
+            for name in state.answered:
+                roster.answered(name)
+            for name in late:
+                roster.missed(name, time.monotonic())
+            for name in state.forgot:
+                roster.forgot(name)
 
     def _answer(self, name: str, reply: Reply, state: Round, take: Callable[[str, Envelope], None]) -> None:
         try:
@@ -345,6 +388,8 @@ class Executor:
         )
         self.events.emit("silo.refused", silo=name, **fields)
         state.refuse(name, f"refused by {fields['rule']}: {fields['reason']}")
+        if fields["rule"] == RUN_UNKNOWN:
+            state.forgot.add(name)
 
     def _next_reply(self, deadline: float) -> Reply | None:
         if self._stop.is_set():
@@ -382,6 +427,12 @@ class Executor:
         )
 
 
+def _admitted(node_id: int, answer: Envelope) -> Admitted:
+    """What a silo announced when it admitted the run; raises WireError."""
+    shapes = parse_shapes(answer.text("shapes"))
+    return Admitted(node_id, answer.number("examples"), shapes, answer.text("initial_digest"))
+
+
 def _allowed(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: float(metrics[name]) for name in METRICS if name in metrics}
 
@@ -395,11 +446,3 @@ def _mean_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float
             total = sum(weight for weight, _ in parts)
             out[name] = sum(weight * value for weight, value in parts) / total
     return out
-
-
-def _same(values: list[Any], what: str) -> Any:
-    if any(value != values[0] for value in values):
-        raise RunFailedError(
-            f"the silos report different {what}", advice="check that all run the same TensorFlow and app"
-        )
-    return values[0]

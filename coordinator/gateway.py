@@ -16,10 +16,12 @@ from typing import Any, Protocol
 from cryptography import x509
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from audit.errors import AuditError
 from coordinator.superlink import FLEET_PREFIX, PULL_MESSAGES, Response, SuperLink
-from federation.errors import ConcordatError, IdentityError
+from federation.errors import ConcordatError, Exit, IdentityError
 from federation.identity import Peer, Role, peer_of
 from federation.limits import LIMITS
+from policies.errors import PolicyError
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -100,8 +102,9 @@ class Gateway:
         try:
             body = await read_body(receive, LIMITS.control_request)
             await interface(peer, scope, bytes(body), send)
-        except ConcordatError as error:
-            await send_json(send, 422, {"error": str(error), "exit_code": int(error.exit_code)})
+        except (ConcordatError, PolicyError, AuditError) as error:
+            code = error.exit_code if isinstance(error, ConcordatError) else Exit.FAILED
+            await send_json(send, 422, {"error": str(error), "exit_code": int(code)})
 
     def _identify(self, scope: Scope) -> Peer:
         der = scope.get("extensions", {}).get(PEER, {}).get("certificate")

@@ -24,6 +24,8 @@ class Round:
     answered: set[str] = field(default_factory=set)
     dropped: dict[str, str] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
+    forgot: set[str] = field(default_factory=set)
+    """Of those that refused, the silos that no longer know the run."""
 
     @property
     def waiting_for(self) -> frozenset[str]:
@@ -57,10 +59,12 @@ class Round:
             return Verdict.CLOSE if enough else Verdict.FAIL
         return Verdict.WAIT
 
-    def close(self) -> None:
-        """Record everyone still awaited as late."""
-        for silo in self.waiting_for:
+    def close(self) -> frozenset[str]:
+        """Record everyone still awaited as late; returns who that is."""
+        late = self.waiting_for
+        for silo in late:
             self.dropped[silo] = "no answer before the deadline"
+        return late
 
 
 def quorum_of(quorum: int | str, silos: int) -> int:

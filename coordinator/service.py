@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -86,6 +87,10 @@ class Coordinator:
         config.load()
         config.ssl = server_context(self._home.certificate, self._home.key, self._home.authority)
         server = _Server(config, on_ready=lambda: on_ready(f"{self._host}:{self._port}"), on_stop=self._stop)
+        if threading.current_thread() is threading.main_thread():
+            # Uvicorn raises the signal that stopped it once more; unhandled, it would end us with the stop unrecorded.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         try:
             server.run(sockets=[listener])
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -77,6 +78,10 @@ class Reply:
     run_id: int
 
 
+class ClosedError(Exception):
+    """A reply to a message that was withdrawn."""
+
+
 class SuperLink:
     """Flower's state and Fleet API; thread-safe, as Flower's in-memory state is."""
 
@@ -91,6 +96,7 @@ class SuperLink:
         self._on_reply: dict[int, Callable[[Reply], None]] = {}
         self._on_message: Callable[[int], None] = lambda _: None
         self._tasks: dict[int, _TaskHeartbeat] = {}
+        self._pulled: dict[int, float] = {}
 
     # -- nodes
 
@@ -105,6 +111,10 @@ class SuperLink:
     def online(self) -> dict[str, int]:
         """Names and node ids of the nodes whose heartbeat is current."""
         return {str(node.owner_name): int(node.node_id) for node in self._state.get_node_info(statuses=["online"])}
+
+    def last_pull(self, node_id: int) -> float:
+        """When a node last asked for work, on the monotonic clock; minus infinity where it never did."""
+        return self._pulled.get(node_id, float("-inf"))
 
     def on_message(self, wake: Callable[[int], None]) -> None:
         """Call `wake(node_id)` whenever a message for that node is ready to be pulled."""
@@ -130,6 +140,8 @@ class SuperLink:
             return Response(200, self._call(name, request).SerializeToString())
         except HTTPException as error:
             return _error(error.status_code, str(error.detail))
+        except ClosedError as error:
+            return _error(410, str(error))
         except FlowerError as error:
             return _error(409, f"[{error.code}] {error.message}")
         except (ValueError, KeyError) as error:
@@ -152,6 +164,7 @@ class SuperLink:
             case "send-node-heartbeat":
                 return fleet_handlers.send_node_heartbeat(request, state)
             case "pull-messages":
+                self._pulled[request.node.node_id] = time.monotonic()
                 return fleet_handlers.pull_messages(request, state, store)
             case "push-messages":
                 return self._push_messages(request)
@@ -172,8 +185,17 @@ class SuperLink:
     def _push_messages(self, request: fleet_pb2.PushMessagesRequest) -> fleet_pb2.PushMessagesResponse:
         if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
             raise ValueError(f"got {len(request.messages_list)} messages, expected one with its object tree")
-        response = fleet_handlers.push_messages(request, self._state)
         metadata = request.messages_list[0].metadata
+        # Flower authenticates the node of the request, not the one that the message names as its source; and without
+        # a message that it replies to, it takes what a node pushes for a question of the coordinator's.
+        if metadata.src_node_id != request.node.node_id or not metadata.reply_to_message_id:
+            raise ValueError(f"got a message of node {metadata.src_node_id}, expected a reply of its sender")
+        if metadata.message_id != request.message_object_trees[0].object_id:
+            raise ValueError("got an object tree of another message")
+        response = fleet_handlers.push_messages(request, self._state)
+        if not response.objects_to_push:
+            # A reply that Flower takes is new, so at least its own object is still to come.
+            raise ClosedError("the round that this reply belongs to is closed")
         reply = Reply(metadata.message_id, metadata.reply_to_message_id, request.node.node_id, metadata.run_id)
         with self._lock:
             # Identical objects of two replies are stored once; each reply waits for whoever brings them.

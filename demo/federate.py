@@ -168,14 +168,14 @@ def demonstrate(scenario: Scenario, founded: Founded, say: Say, heading: Say) ->
         for name, child in deployment.children.items():
             say(f"  {name} (process {child.pid})")
         heading("3. Submit a run for a purpose the policies allow")
-        client = OperatorClient(founded.operator)
-        train(client, founded, outcome, say)
-        heading("4. Compare with what each hospital has alone")
-        baselines = start_baselines(founded)
-        outcome.baselines = finish_baselines(baselines, 120)
-        comparison_table(outcome)
-        heading(f"5. Submit the same run for another purpose ({scenario.refused_purpose})")
-        be_refused(client, founded, scenario.refused_purpose, outcome, say)
+        with OperatorClient(founded.operator) as client:
+            train(client, founded, outcome, say)
+            heading("4. Compare with what each hospital has alone")
+            baselines = start_baselines(founded)
+            outcome.baselines = finish_baselines(baselines, 120)
+            comparison_table(outcome)
+            heading(f"5. Submit the same run for another purpose ({scenario.refused_purpose})")
+            be_refused(client, founded, scenario.refused_purpose, outcome, say)
         forced = deployment.stop()
         if forced:
             raise ConcordatError(f"{', '.join(forced)} did not stop when asked")

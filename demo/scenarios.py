@@ -104,7 +104,7 @@ def write_heart(paths: Mapping[str, Path], source: DataSource) -> None:
         if source.directory is not None:
             content = read_limited(source.directory / file_name, MIB)
         else:
-            content = _download(source.url + file_name)
+            content = _download(f"{source.url.rstrip('/')}/{file_name}")
         found = hashlib.sha256(content).hexdigest()
         if found != expected:
             raise ConcordatError(

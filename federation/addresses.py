@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from federation.errors import UsageError
+
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9][A-Za-z0-9._-]{0,252}):([0-9]{1,5})")
 
 
 def split_address(address: str) -> tuple[str, int]:
     """Split `host:port` or `[v6]:port`; raises UsageError."""
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise UsageError(f"got address {address!r}, expected host:port such as coordinator.example.org:9443")
-    return host, int(port)
+    found = _ADDRESS.fullmatch(address)
+    if found is None or not 0 < int(found[2]) < 65536:
+        raise UsageError(f"got address {address[:300]!r}, expected host:port such as coordinator.example.org:9443")
+    return found[1].strip("[]"), int(found[2])

@@ -12,6 +12,7 @@ from audit import keys as log_keys
 from federation.errors import IdentityError, UsageError
 from federation.home import Home, replace_file
 from federation.identity import (
+    FEDERATION_NAME,
     Role,
     check_name,
     fingerprint,
@@ -27,6 +28,7 @@ from federation.limits import LIMITS
 from federation.manifest import SignedManifest, accept_manifest, verify_manifest
 from federation.run import verify_issued
 from policies.document import Closed
+from policies.scalars import Misfit
 from policies.vocabulary.places import Country
 
 REQUEST_FORMAT: Literal["concordat/enrolment-request/v1"] = "concordat/enrolment-request/v1"
@@ -68,6 +70,10 @@ def request_enrolment(
     Raises UsageError where the home already has keys.
     """
     check_name(name)
+    if not FEDERATION_NAME.fullmatch(federation):
+        raise UsageError(
+            f"got federation name {federation[:200]!r}, expected lower-case letters, digits, dots and hyphens"
+        )
     if home.key.exists():
         raise UsageError(f"{home.path} already has a key", advice="use another home, or move the old one away")
     home.create()
@@ -138,4 +144,6 @@ def join(home: Home, content: bytes) -> SignedManifest:
 def _first_problem(what: str, error: ValidationError) -> str:
     first: Any = error.errors()[0]
     where = ".".join(map(str, first["loc"])) or "the file"
-    return f"{what} is not usable: {where}: {first['msg']}"
+    misfit: Misfit | None = next(iter(first.get("ctx", {}).get("misfits", ())), None)
+    problem = f"got {str(first['input'])[:40]!r}, expected {misfit.expected}" if misfit else first["msg"]
+    return f"{what} is not usable: {where}: {problem}"

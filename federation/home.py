@@ -78,6 +78,8 @@ class Home:
 
     def identity(self) -> Peer:
         """Who this home belongs to, from its certificate; raises IdentityError."""
+        if not self.certificate.exists():
+            raise UsageError(f"{self.path} is not the home of a member", advice="join a federation first")
         return peer_of(load_certificate(read_limited(self.certificate, LIMITS.certificate)))
 
     def private_key(self) -> ec.EllipticCurvePrivateKey:

@@ -33,13 +33,11 @@ class Limits:
     """The number of float32 values in a model."""
     message_objects: int = 4096
     """The number of objects in one message."""
-    small_object: int = 4 * MIB
-    """An object that is not a chunk of weights."""
     channel_header: int = 4 * MIB
     """The JSON head of a frame between gate and worker."""
     members: int = 1000
     """The members of a federation."""
-    event_line: int = 64 * 1024
+    event_line: int = MIB
     """One line of a run's event stream."""
 
 

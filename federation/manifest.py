@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -18,6 +17,7 @@ from federation.home import Home, read_limited, replace_file
 from federation.identity import FEDERATION_NAME, NAME, Role, load_certificate, sign, verify
 from federation.limits import LIMITS
 from policies.document import Closed, Document, Kind, load_document
+from policies.scalars import Misfit, misfits
 from policies.vocabulary.places import Country
 
 DOMAIN = b"federation manifest"
@@ -52,9 +52,8 @@ class Federation(Kind):
     @model_validator(mode="after")
     def _names_are_unique(self) -> Federation:
         names = [member.name for member in self.members]
-        doubled = sorted({name for name in names if names.count(name) > 1})
-        if doubled:
-            raise ValueError(f"got member {doubled[0]} twice, expected each name once")
+        again = [index for index, name in enumerate(names) if name in names[:index]]
+        misfits(Misfit("each member's name once", ("members", index, "name")) for index in again)
         return self
 
     def member(self, name: str) -> Member:
@@ -117,7 +116,7 @@ def verify_manifest(text: str, signature: str, authority: x509.Certificate) -> S
         raise ManifestError(f"got a manifest of {len(text)} characters, expected at most {LIMITS.document}")
     try:
         verify(authority.public_key(), DOMAIN, text.encode(), base64.b64decode(signature, validate=True))
-    except (IdentityError, binascii.Error) as error:
+    except (IdentityError, ValueError) as error:  # ValueError: no base64, or text that has no UTF-8 form
         raise ManifestError(
             f"the manifest is not signed by this federation's authority: {error}",
             advice="take the manifest from the operator, unchanged",
@@ -128,16 +127,18 @@ def verify_manifest(text: str, signature: str, authority: x509.Certificate) -> S
 def load_manifest(home: Home) -> SignedManifest:
     """The manifest in a home, verified against the authority there; raises ManifestError."""
     authority = load_certificate(read_limited(home.authority, LIMITS.certificate))
-    text = read_limited(home.manifest, LIMITS.document).decode()
-    signature = read_limited(home.manifest_signature, 1024).decode().strip()
-    return verify_manifest(text, signature, authority)
+    text, signature = read_limited(home.manifest, LIMITS.document), read_limited(home.manifest_signature, 1024)
+    try:
+        return verify_manifest(text.decode(), signature.decode().strip(), authority)
+    except UnicodeDecodeError:
+        raise ManifestError(f"the manifest in {home.path} or its signature is damaged: it is not UTF-8 text") from None
 
 
 def accept_manifest(home: Home, text: str, signature: str) -> SignedManifest:
     """Take over a newer manifest into a home; raises ManifestError for one older than the one there."""
     authority = load_certificate(read_limited(home.authority, LIMITS.certificate))
     offered = verify_manifest(text, signature, authority)
-    if home.manifest.exists():
+    if home.manifest.exists() and not _is_half_stored(home, text, signature):
         known = load_manifest(home)
         if known.federation.metadata.name != offered.federation.metadata.name:
             raise ManifestError(
@@ -154,6 +155,15 @@ def accept_manifest(home: Home, text: str, signature: str) -> SignedManifest:
             return known
     store_manifest(home.path, text, signature)
     return offered
+
+
+def _is_half_stored(home: Home, text: str, signature: str) -> bool:
+    """Whether a crash within `store_manifest` left this manifest's signature, accepted then, beside the text before."""
+    return (
+        home.manifest_signature.exists()
+        and read_limited(home.manifest_signature, 1024) == signature.encode() + b"\n"
+        and read_limited(home.manifest, LIMITS.document) != text.encode()
+    )
 
 
 def store_manifest(directory: Path, text: str, signature: str) -> None:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -43,13 +43,21 @@ class OperatorClient:
             trust_env=False,
         )
 
+    def __enter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connection."""
+        self._http.close()
+
     def submit(self, run_file: Path) -> str:
         """Bundle the run's app, sign both, submit them; returns the run's id."""
-        text = read_limited(run_file, LIMITS.document).decode()
-        run = load_run(text, source=str(run_file)).model
+        content = read_limited(run_file, LIMITS.document)
+        run = load_run(content, source=str(run_file)).model
         app = build_app(run_file.resolve().parent / run.app.path)
         certificate = read_limited(self._home.certificate, LIMITS.certificate)
-        signed: SignedRun = sign_run(text, app, self._home.private_key(), certificate)
+        signed: SignedRun = sign_run(content.decode(), app, self._home.private_key(), certificate)
         body = {**signed.fields(), "app": base64.b64encode(app).decode()}
         return str(self._call("POST", "runs", body)["run"])
 
@@ -78,7 +86,7 @@ class OperatorClient:
                     response.read()
                     raise _problem(response)
                 for line in response.iter_lines():
-                    if len(line) > LIMITS.event_line * 16:
+                    if len(line) > LIMITS.event_line:
                         raise ConcordatError("got an event that is larger than an event may be")
                     if line:
                         yield json.loads(line)

@@ -90,6 +90,10 @@ class Child:
         """Wait for the process to end; raises subprocess.TimeoutExpired."""
         return self._process.wait(timeout)
 
+    def join(self) -> None:
+        """Wait until everything the process printed has been read."""
+        self._thread.join()
+
     def signal(self, number: int) -> None:
         """Send a signal where the process still runs."""
         if self._process.poll() is None:

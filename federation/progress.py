@@ -19,8 +19,8 @@ def line_of(event: Mapping[str, Any]) -> str | None:
             return f"  {event['silo']}: admitted, {event['examples']} training rows"
         case "silo.refused":
             return refusal(event)
-        case "silo.absent":
-            return f"  {event['silo']}: not connected"
+        case "silo.absent" | "silo.returned":
+            return f"  {event['silo']}: {'is back' if kind == 'silo.returned' else 'not connected'}"
         case "silo.dropped":
             return f"  {event['silo']}: left out of {event['phase']} ({event['reason']})"
         case "round.closed":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -16,6 +15,7 @@ from federation.errors import IdentityError, WireError
 from federation.identity import NAME, Peer, Role, load_certificate, peer_of, sign, verify
 from federation.limits import LIMITS
 from policies.document import Closed, Document, Kind, load_document
+from policies.scalars import Misfit, misfits
 
 DOMAIN = b"training run"
 Metric = Literal["loss", "auc", "accuracy", "num_examples"]
@@ -66,7 +66,7 @@ class Strategy(Closed):
     @model_validator(mode="after")
     def _fedavg_has_no_proximal_term(self) -> Strategy:
         if self.name == "fedavg" and self.mu:
-            raise ValueError(f"got fedavg with mu {self.mu}, expected no mu; use fedprox for a proximal term")
+            misfits([Misfit("no mu with fedavg", ("mu",), advice="use fedprox for a proximal term")])
         return self
 
 
@@ -98,7 +98,7 @@ class Run(Kind):
         return (*self.features, self.label.column)
 
 
-def load_run(text: str, source: str = "run.yaml") -> Document[Run]:
+def load_run(text: str | bytes, source: str = "run.yaml") -> Document[Run]:
     """Parse a run; raises DocumentError with file, line and column."""
     return load_document(text, Run, source=source)
 
@@ -150,11 +150,12 @@ def parse_signed_run(fields: dict[str, str]) -> SignedRun:
     """Rebuild a signed run from the form in which it travels; raises WireError. Nothing is verified yet."""
     try:
         text, digest, signature, operator = (fields[name] for name in ("run", "app_digest", "signature", "operator"))
-        if len(text) > LIMITS.document or len(operator) > LIMITS.certificate or len(signature) > 1024:
+        limits = ((text, LIMITS.document), (digest, 128), (signature, 1024), (operator, LIMITS.certificate))
+        if any(len(value.encode()) > limit for value, limit in limits):
             raise WireError("got a run that is larger than a run may be")
         return SignedRun(text, digest, base64.b64decode(signature, validate=True), operator.encode())
-    except (KeyError, AttributeError, TypeError, binascii.Error) as error:
-        raise WireError(f"got a signed run without a usable field: {error}") from None
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise WireError(f"got a signed run without a usable field: {str(error)[:200]}") from None
 
 
 def verify_signed_run(signed: SignedRun, authority: x509.Certificate) -> Peer:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,6 @@ import numpy.typing as npt
 
 from federation.errors import WireError
 from federation.limits import LIMITS
-
-# Read by Flower when it is first imported.
-os.environ.setdefault("FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE", str(LIMITS.object_chunk))
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
@@ -130,6 +125,7 @@ def _head(content: bytes) -> tuple[str, list[str], int]:
 def envelope_of(root: str, contents: Mapping[str, bytes]) -> Envelope:
     """Rebuild the envelope from a message's objects; raises WireError for anything that is not one."""
     from flwr.app import ConfigRecord, MetricRecord  # noqa: PLC0415
+    from google.protobuf.message import DecodeError  # noqa: PLC0415
 
     def body(object_id: str, kind: str) -> tuple[list[str], int]:
         if object_id not in contents:
@@ -142,15 +138,26 @@ def envelope_of(root: str, contents: Mapping[str, bytes]) -> Envelope:
     (records_id,) = _exactly(body(root, "Message")[0], 1, "message")
     children, start = body(records_id, "RecordDict")
     try:
-        names: Mapping[str, str] = json.loads(contents[records_id][start:])
+        names = _object(contents[records_id][start:])
+        if set(names) - {_CONFIG, _METRICS, _WEIGHTS} or set(names.values()) != set(children):
+            raise WireError(f"got records {sorted(names)[:8]}, expected {_CONFIG}, {_METRICS} and {_WEIGHTS}")
         config = ConfigRecord.inflate(contents[names[_CONFIG]]) if _CONFIG in names else {}
         metrics = MetricRecord.inflate(contents[names[_METRICS]]) if _METRICS in names else {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, DecodeError) as error:
         raise WireError(f"got records that cannot be read: {type(error).__name__}") from None
-    if set(names) - {_CONFIG, _METRICS, _WEIGHTS} or set(names.values()) != set(children):
-        raise WireError(f"got records {sorted(map(str, names))[:8]}, expected {_CONFIG}, {_METRICS} and {_WEIGHTS}")
     weights = _weights(names[_WEIGHTS], contents, body) if _WEIGHTS in names else None
     return Envelope(_scalars(config), _floats(metrics), weights)
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """The JSON object in a text; raises ValueError or TypeError for anything else."""
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not isinstance(found, dict):
+        raise TypeError("not an object")
+    return found
 
 
 def _exactly(values: list[str], count: int, what: str) -> list[str]:
@@ -177,7 +184,7 @@ def _weights(record_id: str, contents: Mapping[str, bytes], body: Any) -> Weight
     (array_id,) = _exactly(body(record_id, "ArrayRecord")[0], 1, "weights record")
     children, start = body(array_id, "Array")
     try:
-        described = json.loads(contents[array_id][start:])
+        described = _object(contents[array_id][start:])
         dtype, stype, order = described["dtype"], described["stype"], described["arraychunk_ids"]
         (size,) = described["shape"]
         chunk_ids = [children[index] for index in order]
@@ -185,7 +192,7 @@ def _weights(record_id: str, contents: Mapping[str, bytes], body: Any) -> Weight
         raise WireError("got a weights array whose description cannot be read") from None
     if dtype != "float32" or stype != STYPE:
         raise WireError(f"got weights as {dtype!s:.20}/{stype!s:.40}, expected float32/{STYPE}")
-    if not isinstance(size, int) or not 0 < size <= LIMITS.model_values:
+    if type(size) is not int or not 0 < size <= LIMITS.model_values:
         raise WireError(f"got {size!s:.20} weights, expected 1 to {LIMITS.model_values}")
     out = np.empty(size, dtype=np.float32)
     view = out.data.cast("B")

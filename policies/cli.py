@@ -12,6 +12,7 @@ from policies.request import Admission, Party
 REFUSED = 3
 
 app = typer.Typer(
+    add_completion=False,
     name="policy",
     no_args_is_help=True,
     help="Check a silo's policy before it is live, and ask it why something is refused.",

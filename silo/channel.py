@@ -36,8 +36,8 @@ class Frame:
 
     def weights(self) -> Weights:
         """The payload as float32 values; raises ChannelError."""
-        if len(self.payload) % 4:
-            raise ChannelError(f"got a payload of {len(self.payload)} bytes, expected a multiple of four")
+        if not self.payload or len(self.payload) % 4:
+            raise ChannelError(f"got a payload of {len(self.payload)} bytes, expected weights of four bytes each")
         return np.frombuffer(self.payload, dtype="<f4")
 
 
@@ -67,9 +67,11 @@ def receive(connection: socket.socket) -> Frame:
     try:
         fields = json.loads(bytes(_exactly(connection, length)))
         op, size = fields.pop("op"), fields.pop("payload")
-    except (ValueError, KeyError, AttributeError, TypeError):
+        # A lone surrogate has no UTF-8 form: it could be neither logged nor sent on.
+        json.dumps(fields, ensure_ascii=False).encode()
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise ChannelError("got a frame head that is not JSON with op and payload") from None
-    if not isinstance(op, str) or not isinstance(size, int) or not 0 <= size <= _MAX_PAYLOAD:
+    if not isinstance(op, str) or type(size) is not int or not 0 <= size <= _MAX_PAYLOAD:
         raise ChannelError(f"got a frame with payload {size!r}, expected 0 to {_MAX_PAYLOAD}")
     return Frame(op, fields, _exactly(connection, size) if size else b"")
 

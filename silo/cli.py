@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Join a federation as a silo; run its gate and its worker.\n\n"

@@ -57,7 +57,7 @@ class WorkerConfig(Kind):
 
 def load_silo_config(path: Path) -> SiloConfig:
     """Read a gate's configuration, its paths taken relative to the file."""
-    config = load_document(read_limited(path, LIMITS.document).decode(), SiloConfig, source=str(path)).model
+    config = load_document(read_limited(path, LIMITS.document), SiloConfig, source=str(path)).model
     base = path.resolve().parent
     resolved = config.model_copy(update={"policy": base / config.policy, "socket": base / config.socket})
     _check_socket(resolved.socket)
@@ -66,7 +66,7 @@ def load_silo_config(path: Path) -> SiloConfig:
 
 def load_worker_config(path: Path) -> WorkerConfig:
     """Read a worker's configuration, its paths taken relative to the file."""
-    config = load_document(read_limited(path, LIMITS.document).decode(), WorkerConfig, source=str(path)).model
+    config = load_document(read_limited(path, LIMITS.document), WorkerConfig, source=str(path)).model
     base = path.resolve().parent
     datasets = {
         name: source.model_copy(update={"path": base / source.path}) for name, source in config.datasets.items()
@@ -79,8 +79,9 @@ def load_worker_config(path: Path) -> WorkerConfig:
 
 
 def _check_socket(path: Path) -> None:
-    if len(str(path).encode()) > MAX_SOCKET_PATH:
+    size = len(str(path).encode())
+    if size > MAX_SOCKET_PATH:
         raise UsageError(
-            f"the socket path {path} has {len(str(path))} characters, expected at most {MAX_SOCKET_PATH}",
+            f"the socket path {path} has {size} bytes, expected at most {MAX_SOCKET_PATH}",
             advice="choose a shorter path; the kernel allows no longer one",
         )

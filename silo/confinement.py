@@ -14,7 +14,9 @@ from pathlib import Path
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
+PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _RULE_PATH_BENEATH = 1
@@ -24,6 +26,8 @@ _READ = (1 << 0) | (1 << 2) | (1 << 3)  # execute, read file, read directory
 _WRITE = sum(1 << bit for bit in (1, *range(4, 13)))  # write file, remove and make every kind of file
 _REFER, _TRUNCATE = 1 << 13, 1 << 14
 _FILE_RIGHTS = (1 << 0) | (1 << 1) | (1 << 2) | _TRUNCATE
+
+_CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -35,6 +39,10 @@ class _RulesetAttr(ctypes.Structure):
 class _PathBeneathAttr(ctypes.Structure):
     _pack_ = 1
     _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
+
+
+class _CapabilityHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
 
 
 def leave_network() -> str:
@@ -59,8 +67,10 @@ def network_interfaces() -> list[str]:
 def runtime_paths() -> list[Path]:
     """What any Python process here has to read: interpreter, libraries, this package, system files."""
     package = Path(__file__).resolve().parent.parent
-    system = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/sys", "/dev")
-    paths = [Path(sys.prefix), Path(sys.base_prefix), *map(Path, system), *map(Path, sys.path)]
+    system = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/sys")
+    # Not all of /dev: root may read the disks there, and so any file.
+    devices = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+    paths = [Path(sys.prefix), Path(sys.base_prefix), *map(Path, (*system, *devices)), *map(Path, sys.path)]
     installed = Path(sys.prefix) in package.parents
     if not installed:
         paths += [package / name for name in ("audit", "coordinator", "federation", "policies", "silo")]
@@ -96,6 +106,20 @@ def confine_files(readable: Iterable[Path], writable: Iterable[Path]) -> str:
     finally:
         os.close(ruleset)
     return f"files confined by Landlock (version {abi})"
+
+
+def drop_capabilities() -> str:
+    """Give up what root may do beyond an owner of files, for this process and its children; returns what was achieved.
+
+    Root may read another process's environment past Landlock, for one.
+    """
+    for number in range(64):
+        if _libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
+            break
+    _libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    if _libc.capset(ctypes.byref(_CapabilityHeader(_CAPABILITY_VERSION_3, 0)), (ctypes.c_uint32 * 6)()) != 0:
+        return f"CAPABILITIES NOT DROPPED: the kernel refused ({_reason()})"
+    return "no capabilities"
 
 
 def _allow(ruleset: int, path: Path, access: int) -> None:

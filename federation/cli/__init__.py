@@ -62,7 +62,8 @@ def main() -> None:
     """Run the command; a user's mistake ends in one sentence and the exit code that fits it."""
     end_with_parent_if_asked()
     try:
-        command.main(standalone_mode=False)
+        # click returns what a command's Exit carries, where it would raise it in standalone mode.
+        status = command.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "")
         sys.exit(Exit.USAGE)
@@ -89,6 +90,7 @@ def main() -> None:
             raise
         click.echo(f"concordat: {error}", err=True)
         sys.exit(Exit.FAILED)
+    sys.exit(status if isinstance(status, int) else Exit.OK)
 
 
 def _is_sentence(error: Exception) -> bool:

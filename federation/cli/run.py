@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Submit, follow and fetch training runs.\n\n"
@@ -115,5 +116,5 @@ def digest(run_file: RunFile) -> None:
     from federation.operator import build_app
     from federation.run import app_digest, load_run
 
-    run = load_run(read_limited(run_file, LIMITS.document).decode(), source=str(run_file)).model
+    run = load_run(read_limited(run_file, LIMITS.document), source=str(run_file)).model
     typer.echo(app_digest(build_app(run_file.resolve().parent / run.app.path)))

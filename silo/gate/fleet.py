@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
@@ -68,6 +69,7 @@ class FleetConnection:
         self._key = key
         self._public_key = base64.b64encode(public_key_pem(key.public_key())).decode()
         self._http: http.client.HTTPSConnection | None = None
+        self._interrupted = False
 
     def call(self, path: str, request: Proto, response_type: type[ResponseT]) -> ResponseT:
         """Send one request and read its answer; raises FleetRefusedError or UnreachableError."""
@@ -89,27 +91,42 @@ class FleetConnection:
         return response
 
     def _exchange(self, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, memoryview]:
+        """One request and its answer; a kept-alive connection that the coordinator closed meanwhile is opened anew."""
+        reused = self._http is not None
         try:
-            connection = self._http or self._connect()
-            connection.request("POST", path, body=body, headers=headers)
-            response = connection.getresponse()
-            length = int(response.headers.get("content-length", -1))
-            if not 0 <= length <= LIMITS.fleet_request:
-                raise WireError(f"got an answer of {length} bytes, expected at most {LIMITS.fleet_request}")
-            content = memoryview(bytearray(length))
-            filled = 0
-            while filled < length:
-                got = response.readinto(content[filled:])
-                if not got:
-                    raise UnreachableError(f"{self._host}:{self._port} closed the connection within an answer")
-                filled += got
-            response.read()
-            if response.will_close:
+            try:
+                response = self._send(path, body, headers)
+            except (ConnectionError, ssl.SSLError):
+                if not reused or self._interrupted:
+                    raise
                 self.close()
-        except (ConnectionError, TimeoutError, http.client.HTTPException, ssl.SSLError, OSError) as error:
+                response = self._send(path, body, headers)
+            return response.status, self._read(response)
+        except (TimeoutError, http.client.HTTPException, OSError) as error:
             self.close()
             raise UnreachableError(f"{self._host}:{self._port} does not answer: {_say(error)}") from None
-        return response.status, content
+
+    def _send(self, path: str, body: bytes, headers: dict[str, str]) -> http.client.HTTPResponse:
+        connection = self._http or self._connect()
+        connection.request("POST", path, body=body, headers=headers)
+        return connection.getresponse()
+
+    def _read(self, response: http.client.HTTPResponse) -> memoryview:
+        length = int(response.headers.get("content-length", -1))
+        if not 0 <= length <= LIMITS.fleet_request:
+            self.close()
+            raise WireError(f"got an answer of {length} bytes, expected at most {LIMITS.fleet_request}")
+        content = np.empty(length, dtype=np.uint8).data
+        filled = 0
+        while filled < length:
+            got = response.readinto(content[filled:])
+            if not got:
+                raise http.client.IncompleteRead(b"", length - filled)
+            filled += got
+        response.read()
+        if response.will_close:
+            self.close()
+        return content
 
     def _connect(self) -> http.client.HTTPSConnection:
         connection = http.client.HTTPSConnection(
@@ -121,7 +138,8 @@ class FleetConnection:
         return connection
 
     def interrupt(self) -> None:
-        """Wake a thread that waits for an answer; may be called from a signal handler."""
+        """Wake a thread that waits for an answer, for good; may be called from a signal handler."""
+        self._interrupted = True
         http_connection = self._http
         if http_connection is not None and http_connection.sock is not None:
             with contextlib.suppress(OSError):

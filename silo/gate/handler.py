@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from cryptography import x509
 
 from audit.entry import JSON, Event
 from audit.entry import Decision as LogDecision
+from audit.errors import AuditEventError
 from audit.log import AuditLog
 from federation.errors import ConcordatError, IdentityError, ManifestError, WireError
 from federation.identity import Peer
@@ -21,7 +24,7 @@ from policies.decision import Decision
 from policies.document import Document
 from policies.errors import PolicyError
 from policies.model import SiloPolicy
-from silo.channel import Frame, payload_of
+from silo.channel import ChannelError, Frame, payload_of
 from silo.gate.fleet import FleetNode, Task
 from silo.gate.session import (
     Prepared,
@@ -89,16 +92,17 @@ class Handler:
             raise self._refuse("default-deny", f"got a message of type {task.kind[:40]!r}, which no rule allows")
         except Refusal as refusal:
             return Envelope(refusal.fields)
-        except (WorkerError, WireError) as error:
-            self._record("message.failed", reason=str(error)[:2000], detail={"kind": task.kind[:40]})
-            return Envelope({"status": "failed", "reason": str(error)[:1000]})
+        except (WorkerError, ChannelError, WireError, AuditEventError) as error:
+            # AuditEventError: what a peer sent does not fit an entry, so nothing was recorded and nothing was done.
+            reason = str(error) or "no reason was given"
+            self._record("message.failed", reason=reason[:2000], detail={"kind": task.kind[:40]})
+            return Envelope({"status": "failed", "reason": reason[:1000]})
 
     # -- admission
 
     def _admit(self, task: Task, envelope: Envelope) -> Envelope:
         run_id = envelope.text("run_id")[:100]
         signed, run, operator, manifest = self._verified(run_id, envelope)
-        self._end_session()
         parties = parties_of(manifest.federation, run.model, operator)
         silo = self._parts.peer.name
         decision = decide_admission(self._policy, run.model, signed.app_digest, parties, silo, datetime.now(UTC))
@@ -112,6 +116,7 @@ class Handler:
             "parties": ",".join(f"{party.name}:{party.country}" for party in parties),
         }
         self._decide("run.admit", decision, run_id, detail=detail)
+        self._end_session()
         app = self._parts.node.fetch_app(task.run_id, signed.app_digest.removeprefix("sha256:"))
         session = Session(run_id, task.run_id, run.model, operator, signed.text, app)
         session.prepared = self._prepare(session)
@@ -145,7 +150,16 @@ class Handler:
         """Have the connected worker build view and model; the view is decided on before any training."""
         self._parts.link.wait()
         session.worker = self._parts.link.worker
-        fields = self._parts.link.ask(Frame("prepare", {"run": session.text}, session.app)).fields
+        try:
+            answer = self._parts.link.ask(Frame("prepare", {"run": session.text}, session.app))
+            return self._view(session, answer.fields)
+        except (ConcordatError, AuditEventError):
+            # A worker serves one run: after a failed or refused one it is of no more use.
+            self._parts.link.drop()
+            raise
+
+    def _view(self, session: Session, fields: Mapping[str, Any]) -> Prepared:
+        """What a worker says of the view it built, once the view is allowed; raises Refusal or WorkerError."""
         try:
             prepared = Prepared(
                 rows=int(fields["rows"]),
@@ -156,28 +170,25 @@ class Handler:
                 values=int(fields["values"]),
                 initial_digest=str(fields["initial_digest"]),
             )
-        except (KeyError, ValueError, TypeError) as error:
+            dropped = int(fields.get("dropped", 0))
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise WorkerError(f"the worker's account of the view lacks a field: {error}") from None
         decision = decide_view(self._policy, session.run, prepared.rows, datetime.now(UTC))
         detail: Detail = {
             "dataset": session.run.dataset,
             "columns": ",".join(session.run.columns)[:8000],
             "rows": prepared.rows,
-            "dropped_rows": int(fields.get("dropped", 0)),
+            "dropped_rows": dropped,
             "view": prepared.view_digest,
         }
-        try:
-            self._decide("view.build", decision, session.run_id, detail=detail)
-        except Refusal:
-            self._parts.link.drop()
-            raise
+        self._decide("view.build", decision, session.run_id, detail=detail)
         return prepared
 
     # -- rounds
 
     def _of(self, task: Task) -> Session:
         if self._session is None or self._session.flower_run != task.run_id:
-            raise self._refuse("default-deny", "this run was not admitted by this silo since its gate started")
+            raise self._refuse("run.unknown", "this run was not admitted by this silo since its gate started")
         return self._session
 
     def _work(self, session: Session, frame: Frame) -> Frame:
@@ -222,11 +233,11 @@ class Handler:
             after = clip_update(after, before, norm, decision.clip_norm)
         detail: Detail = {
             "update": weights_digest(after),
-            "norm_micro": int(norm * 1e6) if norm < 1e12 else -1,
+            "norm_micro": int(norm * 1e6) if norm < 1e9 else -1,
             "bytes": int(after.nbytes),
             "examples": _count(answer, "examples"),
         }
-        self._decide("round.egress", decision, session.run_id, number, detail, {"metrics": metrics})
+        self._decide("round.egress", decision, session.run_id, number, detail, {"metrics": _recordable(metrics)})
         return Envelope({"status": "ok", "examples": _count(answer, "examples")}, metrics, after)
 
     def _evaluate(self, session: Session, envelope: Envelope) -> Envelope:
@@ -234,7 +245,7 @@ class Handler:
         answer = self._work(session, Frame("evaluate", {}, payload_of(weights)))
         metrics = _metrics(answer)
         decision, _ = decide_egress(self._policy, session, number, metrics, None, datetime.now(UTC))
-        self._decide("evaluation.egress", decision, session.run_id, number, {}, {"metrics": metrics})
+        self._decide("evaluation.egress", decision, session.run_id, number, {}, {"metrics": _recordable(metrics)})
         if number >= session.run.strategy.rounds:
             self._end_session()
         return Envelope({"status": "ok"}, metrics)
@@ -309,8 +320,13 @@ class Handler:
 def _metrics(answer: Frame) -> dict[str, float]:
     try:
         return {str(name): float(value) for name, value in answer.fields["metrics"].items()}
-    except (KeyError, AttributeError, TypeError, ValueError):
+    except (KeyError, AttributeError, TypeError, ValueError, OverflowError):
         raise WorkerError(f"the worker's metrics are not numbers: {json.dumps(answer.fields)[:200]}") from None
+
+
+def _recordable(metrics: Mapping[str, float]) -> dict[str, JSON]:
+    """Metrics as JSON holds them, which has no NaN and no infinity."""
+    return {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
 
 
 def _count(answer: Frame, name: str) -> int:

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 
 from audit import keys as log_keys
@@ -117,6 +118,9 @@ class Gate:
                 self._node.reply(task, answer)
         except FleetRefusedError as error:
             if self._stopping.is_set():
+                return
+            if error.status == HTTPStatus.GONE:
+                self._record("reply.late", reason=str(error)[:2000])
                 return
             self._record("coordinator.refused", {"status": error.status}, reason=str(error)[:2000])
             self._connect(say)

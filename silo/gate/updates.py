@@ -30,10 +30,12 @@ def update_norm(after: Weights, before: Weights) -> float:
 
 def clip_update(after: Weights, before: Weights, norm: float, bound: float) -> Weights:
     """Scale the update so that its L2 norm is at most `bound`; the input is left alone."""
-    factor = bound / norm
+    factor, shrink = bound / norm, 1e-6
     while True:
         clipped = (before + (after - before) * np.float32(factor)).astype(np.float32)
-        # Rounding to float32 may leave the norm a hair above the bound.
+        # Rounding to float32 may leave the norm above the bound, far above it where weights are large and the bound is
+        # small; each step takes off twice as much as the last, so that at most twenty are needed.
         if update_norm(clipped, before) <= bound:
             return clipped
-        factor *= 1 - 1e-6
+        factor *= 1 - shrink
+        shrink = min(1.0, 2 * shrink)

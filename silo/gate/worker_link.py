@@ -103,6 +103,8 @@ class WorkerLink:
         """Stop listening and let the worker go."""
         self._closing = True
         self.drop()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept, which close alone does not
         self._listener.close()
         self._path.unlink(missing_ok=True)
         with self._changed:

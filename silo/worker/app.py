@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import io
+import lzma
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,8 +32,19 @@ def unpack(bundle: bytes | bytearray | memoryview, directory: Path) -> None:
                 if not entry.is_dir():
                     target = directory / path
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(archive.read(entry))
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError):
+                    # Read by size: an entry that lies about its size is not inflated further than it says.
+                    with archive.open(entry) as file:
+                        target.write_bytes(file.read(entry.file_size))
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        NotImplementedError,
+        EOFError,
+        RuntimeError,
+        OSError,
+        ValueError,
+    ):
         raise AppError("the app is not a zip file, as a Flower App Bundle is") from None
 
 

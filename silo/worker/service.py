@@ -13,7 +13,6 @@ from pathlib import Path
 
 from silo.config import load_worker_config
 from silo.confinement import leave_network
-from silo.worker.trainer import serve
 
 NETWORK_VARIABLE = "CONCORDAT_WORKER_NETWORK"
 RETRY_SECONDS = 1.0
@@ -47,6 +46,8 @@ def run_worker(config_path: Path, say: Callable[[str], None]) -> None:
         if stopping.is_set():
             process.terminate()
         code = process.wait()
+        # The trainer empties its own scratch directory; the right to remove the directory itself it gave up.
+        shutil.rmtree(config.scratch / f"trainer-{process.pid}", ignore_errors=True)
         if code and not stopping.is_set():
             say(f"worker of {config.silo}: the trainer ended with code {code}; starting a fresh one")
             stopping.wait(RETRY_SECONDS)
@@ -56,6 +57,9 @@ def main() -> None:
     """The trainer's entry point, started by the worker alone."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
+    # Imported here alone: NumPy starts threads, and a process with threads may not enter a user namespace.
+    from silo.worker.trainer import serve  # noqa: PLC0415
+
     config = load_worker_config(Path(sys.argv[1]))
     sys.exit(serve(config, os.environ.pop(NETWORK_VARIABLE, "unknown")))
 

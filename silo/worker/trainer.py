@@ -19,7 +19,7 @@ from federation.wire import weights_digest
 from policies.errors import PolicyError
 from silo.channel import ChannelError, Frame, payload_of, receive, send
 from silo.config import WorkerConfig
-from silo.confinement import confine_files, network_interfaces, runtime_paths
+from silo.confinement import confine_files, drop_capabilities, network_interfaces, runtime_paths
 from silo.worker.app import load_builder, unpack
 from silo.worker.errors import WorkError
 
@@ -73,6 +73,7 @@ class Trainer:
         self._view = view = build_view(read_columns(source, run.columns), run, self._config.silo)
         # The view is in memory: from here on, and so for the app's code, the data source is out of reach.
         confine_files(runtime_paths(), [self._scratch])
+        drop_capabilities()
         app = self._scratch / "app"
         app.mkdir()
         unpack(frame.payload, app)

@@ -1,5 +1,7 @@
 """The same model under stock Flower: a ServerApp that runs Flower's FedProx."""
 
+import time
+
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedProx
@@ -19,4 +21,10 @@ def main(grid: Grid, context: Context) -> None:
         proximal_mu=float(context.run_config["proximal-mu"]),
     )
     start = ArrayRecord(build_model(FEATURES).get_weights())
-    strategy.start(grid, start, num_rounds=int(context.run_config["num-server-rounds"]))
+    rounds = int(context.run_config["num-server-rounds"])
+    strategy.start(grid, start, num_rounds=rounds, evaluate_fn=_round_ended)
+
+
+def _round_ended(number: int, _: ArrayRecord) -> None:
+    """Print when a round ended; Flower calls this before the first round (number 0) and after each."""
+    print(f"round {number} ended at {time.time():.3f}", flush=True)

@@ -35,9 +35,12 @@ class Proximal(keras.Model):
         return {"loss": loss}
 
 
-def _data(context: Context):
+def _data(context: Context, *, training: bool):
+    """Read this node's table, a CSV file with a header: the model's features in order, then the label."""
     frame = pd.read_csv(str(context.node_config["data-path"])).dropna()
-    rows, labels = frame.iloc[:, :-1].to_numpy("float32"), frame.iloc[:, -1:].to_numpy("float32")
+    validation = frame.sample(frac=0.3, random_state=7)
+    part = frame.drop(validation.index) if training else validation
+    rows, labels = part.iloc[:, :-1].to_numpy("float32"), part.iloc[:, -1:].to_numpy("float32")
     return rows, (labels > 0).astype("float32")
 
 
@@ -49,8 +52,8 @@ def _model(message: Message, features: int) -> keras.Model:
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train on this node's file."""
-    rows, labels = _data(context)
+    """Train on this node's training rows."""
+    rows, labels = _data(context, training=True)
     model = _model(message, rows.shape[1])
     proximal = Proximal(model, float(message.content["config"]["proximal-mu"]))
     epochs, batch = int(context.run_config["local-epochs"]), int(context.run_config["batch-size"])
@@ -64,8 +67,8 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate on this node's file."""
-    rows, labels = _data(context)
+    """Evaluate on this node's validation rows."""
+    rows, labels = _data(context, training=False)
     loss = _model(message, rows.shape[1]).evaluate(rows, labels, verbose=0)
     metrics = MetricRecord({"num-examples": len(rows), "loss": float(loss)})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)

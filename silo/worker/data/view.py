@@ -45,6 +45,7 @@ def read_columns(source: CsvSource | ParquetSource, columns: tuple[str, ...]) ->
                 header=None if source.columns else 0,
                 names=list(source.columns) if source.columns else None,
                 usecols=list(columns),
+                index_col=False,  # else a row longer than the header shifts every column by one
                 na_values=list(source.missing),
                 keep_default_na=False,
                 skipinitialspace=True,

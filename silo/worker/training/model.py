@@ -157,8 +157,8 @@ def _is_float32(variable: Any) -> bool:
 
 def _per_example(loss: Any) -> Callable[[Any, Any], Any]:
     """The loss of each row, unreduced, from what a Keras model was compiled with."""
-    resolved = keras.losses.get(loss)
-    if resolved is None or isinstance(loss, list | dict):
+    resolved = None if isinstance(loss, list | tuple | dict) else keras.losses.get(loss)
+    if resolved is None:
         raise AppError("the app's model has no single loss, expected one such as binary_crossentropy")
     if isinstance(resolved, keras.losses.Loss):
         return resolved.call  # type: ignore[no-any-return]

@@ -1,0 +1,83 @@
+"""Which of the admitted silos a round can ask: pure, over who missed a round and who has been seen since."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from coordinator.checkpoints import LayerShape
+from federation.errors import RunFailedError
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A silo that admitted the run, with what it announced."""
+
+    node_id: int
+    examples: int
+    shapes: tuple[LayerShape, ...]
+    initial_digest: str
+
+
+class Roster:
+    """The admitted silos of a run. One that misses a deadline is not asked again until it is seen waiting for work."""
+
+    def __init__(self, admitted: Mapping[str, Admitted]) -> None:
+        self._admitted = dict(sorted(admitted.items()))
+        self._missed: dict[str, float] = {}
+        self._forgot: set[str] = set()
+        self._left: set[str] = set()
+
+    @property
+    def planned_examples(self) -> int:
+        """The examples that all admitted silos together announced."""
+        return sum(part.examples for part in self._admitted.values())
+
+    def shapes(self) -> tuple[LayerShape, ...]:
+        """The model's shapes; raises RunFailedError where the silos do not report the same."""
+        reported = [part.shapes for part in self._admitted.values()]
+        if any(shapes != reported[0] for shapes in reported):
+            raise RunFailedError(
+                "the silos report different model shapes", advice="check that all run the same TensorFlow"
+            )
+        return reported[0]
+
+    def available(self, last_seen: Callable[[int], float]) -> dict[str, int]:
+        """Names and node ids of the silos that can be asked now; `last_seen` is when a node last waited for work."""
+        return {
+            name: part.node_id
+            for name, part in self._admitted.items()
+            if name not in self._forgot | self._left
+            and (name not in self._missed or last_seen(part.node_id) > self._missed[name])
+        }
+
+    def answered(self, name: str) -> None:
+        """A silo took part in a round."""
+        self._missed.pop(name, None)
+
+    def missed(self, name: str, now: float) -> None:
+        """A silo did not answer before a deadline."""
+        self._missed[name] = now
+
+    def forgot(self, name: str) -> None:
+        """A silo does not know the run any more: its gate was started anew."""
+        self._forgot.add(name)
+
+    def forgotten(self) -> dict[str, int]:
+        """The silos that have to be asked for admission again."""
+        return {name: self._admitted[name].node_id for name in sorted(self._forgot)}
+
+    def returned(self, name: str, again: Admitted) -> bool:
+        """A silo admitted the run again; returns whether it takes part: it must announce the same as before."""
+        before = self._admitted[name]
+        self._forgot.discard(name)
+        if (again.examples, again.shapes) != (before.examples, before.shapes):
+            self._left.add(name)
+            return False
+        self._missed.pop(name, None)
+        return True
+
+    def left(self, name: str) -> None:
+        """A silo does not admit the run any more."""
+        self._forgot.discard(name)
+        self._left.add(name)

@@ -1,0 +1,151 @@
+"""The documentation says what the code does: every setting, limit, rule id and command stands in it."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.machinery
+import importlib.util
+import re
+import typing
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from pydantic import BaseModel
+
+from federation.limits import LIMITS
+from federation.manifest import Federation
+from federation.run import Run
+from silo.config import SiloConfig, WorkerConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = (ROOT / "docs" / "settings.md").read_text()
+LINK = re.compile(r"\]\(([^)#]+)(#[^)]*)?\)")
+
+
+def section(title: str) -> str:
+    found = re.search(rf"^## {re.escape(title)}.*?(?=^## |\Z)", SETTINGS, re.M | re.S)
+    assert found is not None, title
+    return found[0]
+
+
+def fields(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """Dotted names of a model's leaf fields; `NAME.` for a mapping's keys and `[]` for a list's items."""
+    names = set()
+    for name, info in model.model_fields.items():
+        if prefix == "" and name in {"api_version", "kind"}:
+            continue
+        inner, mark = inner_models(info.annotation)
+        for one in inner:
+            names |= fields(one, f"{prefix}{name}{mark}.")
+        if not inner:
+            names.add(prefix + name)
+    return names
+
+
+def inner_models(annotation: object) -> tuple[list[type[BaseModel]], str]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation], ""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    found = [model for argument in arguments for model in inner_models(argument)[0]]
+    mark = ".NAME" if origin is dict else "[]" if origin is tuple else ""
+    return found, mark
+
+
+@pytest.mark.parametrize(
+    ("model", "title"),
+    [
+        (Run, "kind: Run"),
+        (SiloConfig, "kind: Silo (the gate)"),
+        (WorkerConfig, "kind: Worker"),
+        (Federation, "kind: Federation"),
+    ],
+)
+def test_every_setting_is_documented_and_no_other(model: type[BaseModel], title: str) -> None:
+    documented = set(re.findall(r"^\| `([^`]+)` \|", section(title), re.M))
+    assert documented == fields(model)
+
+
+def test_every_limit_is_documented_with_its_bound() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section("Limits"), re.M))
+    assert set(rows) == {field.name for field in dataclasses.fields(LIMITS)}
+    for name, text in rows.items():
+        number, _, unit = text.strip().replace(",", "").partition(" ")
+        scale = {"": 1, "KiB": 1024, "MiB": 1024 * 1024}[unit]
+        assert int(number) * scale == getattr(LIMITS, name), name
+
+
+def test_every_rule_id_decided_outside_the_policy_is_documented() -> None:
+    documented = set(re.findall(r"^\| `([\w.-]+)` \|", section("Rule ids outside the policy"), re.M))
+    used = set()
+    for path in [*(ROOT / "silo" / "gate").glob("*.py"), *(ROOT / "coordinator").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword) and node.arg == "rule" and isinstance(node.value, ast.Constant):
+                used.add(node.value.value)
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "_refuse":
+                assert isinstance(node.args[0], ast.Constant)
+                used.add(node.args[0].value)
+    assert used - {None} == documented
+
+
+def tool(name: str) -> ModuleType:
+    loader = importlib.machinery.SourceFileLoader(name.replace("-", "_"), str(ROOT / "tools" / name))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def test_the_commands_help_is_what_the_docs_show() -> None:
+    assert (ROOT / "docs" / "cli.md").read_text() == tool("cli-docs").page()
+
+
+def test_every_command_is_in_the_list_of_commands() -> None:
+    import typer
+
+    from federation.cli import command
+
+    names = set()
+    context = typer.Context(command)
+    for group_name in command.list_commands(context):
+        group = command.get_command(context, group_name)
+        names.add((group_name,))
+        for name in getattr(group, "commands", {}):
+            names.add((group_name, name))
+    assert names | {()} == set(tool("cli-docs").COMMANDS)
+
+
+def test_exit_codes_are_documented() -> None:
+    from federation.cli import EPILOG
+    from federation.errors import Exit
+
+    assert {int(code) for code in re.findall(r"\b(\d+) [a-z]", EPILOG)} == {int(code) for code in Exit}
+
+
+@pytest.mark.parametrize(
+    "page", sorted(str(p.relative_to(ROOT)) for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+)
+def test_links_lead_somewhere(page: str) -> None:
+    path = ROOT / page
+    for target, _ in LINK.findall(path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+def test_security_page_has_the_ten_promises_and_names_tests_that_exist() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| .+$", text, re.M)
+    assert [int(row) for row in rows] == list(range(1, 11))
+    for path in re.findall(r"`(tests/[\w/.]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_commands_in_the_docs_exist() -> None:
+    known = {" ".join(command) for command in tool("cli-docs").COMMANDS}
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for words in re.findall(r"concordat ((?:[a-z]+)(?: [a-z]+)?)", page.read_text()):
+            group, _, name = words.partition(" ")
+            if any(command.split(" ")[0] == group and " " in command for command in known):
+                assert words in known or name == "", f"{page.name}: concordat {words}"
