@@ -85,7 +85,7 @@ class RunningMean:
         for start in range(0, weights.size, _BLOCK):
             part = weights[start : start + _BLOCK]
             work = scratch[: part.size]
-            np.multiply(part, factor, out=work)
+            np.multiply(part, factor, out=work, dtype=np.float64)
             work += _BOUNDARY
             work -= _BOUNDARY
             self._sum[start : start + _BLOCK] += work

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from audit.entry import Decision
@@ -14,11 +13,12 @@ from audit.entry import Event as AuditEvent
 from audit.errors import AuditError
 from audit.log import AuditLog
 from coordinator.aggregation import RunningMean
-from coordinator.checkpoints import Checkpoints, parse_shapes, save_model
+from coordinator.checkpoints import Checkpoints, save_model
+from coordinator.dialogue import Dialogue, Stopped, admitted
 from coordinator.events import EventLog
 from coordinator.roster import Admitted, Roster
 from coordinator.rounds import Round, Verdict, quorum_of
-from coordinator.superlink import Reply, SuperLink
+from coordinator.superlink import SuperLink
 from federation.errors import ConcordatError, RefusedError, RunFailedError, WireError
 from federation.identity import Role
 from federation.manifest import SignedManifest
@@ -27,13 +27,19 @@ from federation.wire import Envelope, Kind, Weights, weights_digest
 
 ONLINE_SECONDS = 30.0
 ADMISSION_SECONDS = 120.0
-MESSAGE_TTL_SECONDS = 86400.0
-RUN_UNKNOWN = "run.unknown"
-"""The rule by which a gate that was started anew refuses a round of a run it does not know."""
 
 
-class Stopped(ConcordatError):  # noqa: N818  a decision of the operator, not a fault
-    """The operator stopped the run."""
+@dataclass(frozen=True)
+class GlobalModel:
+    """The weights all silos are given, and the digest that is logged before they are."""
+
+    weights: Weights
+    digest: str
+
+    @classmethod
+    def of(cls, weights: Weights) -> GlobalModel:
+        """Name weights by their digest."""
+        return cls(weights, weights_digest(weights))
 
 
 class Executor:
@@ -61,16 +67,20 @@ class Executor:
         self._superlink = superlink
         self._log = log
         self._actor = actor
-        self._replies: queue.Queue[Reply | None] = queue.Queue()
-        self._stop = threading.Event()
-        self._flower_run = 0
         self._checkpoints = Checkpoints(directory)
-        self._returning: dict[str, str] = {}
+        admission = Envelope(
+            {
+                **signed.fields(),
+                "manifest": manifest.document.text,
+                "manifest_signature": manifest.signature,
+                "run_id": run_id,
+            }
+        )
+        self._dialogue = Dialogue(superlink, self.events, self._record, admission)
 
     def stop(self) -> None:
         """Ask the run to end; it does so at once."""
-        self._stop.set()
-        self._replies.put(None)
+        self._dialogue.stop()
 
     # -- the run
 
@@ -94,8 +104,7 @@ class Executor:
             traceback.print_exc()
             outcome, problem = "run.failed", f"the coordinator has a fault: {type(error).__name__}"
         finally:
-            if self._flower_run:
-                self._superlink.close_run(self._flower_run, completed=outcome == "run.completed")
+            self._dialogue.close(completed=outcome == "run.completed")
         self.state = outcome.removeprefix("run.")
         try:
             self._record("run.end", reason=problem or None, detail={"outcome": self.state})
@@ -124,19 +133,14 @@ class Executor:
             mu=strategy.mu,
         )
         nodes = self._wait_online(silos, quorum)
-        self._flower_run = self._superlink.open_run(
-            f"concordat/{run.metadata.name}",
-            self._app,
-            self._signed.app_digest.removeprefix("sha256:"),
-            self._replies.put,
-        )
+        self._dialogue.open(run.metadata.name, self._app, self._signed.app_digest)
         roster = Roster(self._admission(nodes, quorum))
         shapes = roster.shapes()
-        weights = self._initial(roster.available(self._superlink.last_pull), sum(shape.size for shape in shapes))
+        model = self._initial(roster.available(self._superlink.last_pull), sum(shape.size for shape in shapes))
         for number in range(1, strategy.rounds + 1):
-            weights = self._round(number, weights, roster, quorum)
-        self._evaluate(weights, roster, quorum)
-        save_model(self.directory / "model.npz", weights, shapes)
+            model = self._round(number, model, roster, quorum)
+        self._evaluate(model, roster, quorum)
+        save_model(self.directory / "model.npz", model.weights, shapes)
 
     def _silos(self) -> list[str]:
         members = [member.name for member in self._manifest.federation.with_role(Role.SILO)]
@@ -168,39 +172,27 @@ class Executor:
                 for name in missing:
                     self.events.emit("silo.absent", silo=name)
                 return nodes
-            if self._stop.wait(0.1):
-                raise Stopped("stopped by the operator")
-
-    def _admission_question(self) -> Envelope:
-        return Envelope(
-            {
-                **self._signed.fields(),
-                "manifest": self._manifest.document.text,
-                "manifest_signature": self._manifest.signature,
-                "run_id": self.run_id,
-            }
-        )
+            self._dialogue.pause(0.1)
 
     def _admission(self, nodes: dict[str, int], quorum: int) -> dict[str, Admitted]:
-        question = self._admission_question()
-        admitted: dict[str, Admitted] = {}
+        taking_part: dict[str, Admitted] = {}
 
         def take(name: str, answer: Envelope) -> None:
-            admitted[name] = _admitted(nodes[name], answer)
+            taking_part[name] = admitted(nodes[name], answer)
             self.events.emit("silo.admitted", silo=name, examples=answer.number("examples"))
 
         state = Round(frozenset(nodes), quorum, time.monotonic() + ADMISSION_SECONDS)
-        self._ask(Kind.ADMIT, question, nodes, state, take, "admission", wait_for_all=True)
-        if len(admitted) < quorum:
+        self._dialogue.ask(Kind.ADMIT, self._dialogue.admission, nodes, state, take, "admission", wait_for_all=True)
+        if len(taking_part) < quorum:
             if state.refused:
                 raise RefusedError(
                     f"{len(state.refused)} of {len(nodes)} silos refused the run: {', '.join(sorted(state.refused))}"
                 )
             lost = "; ".join(f"{name}: {why}" for name, why in sorted(state.dropped.items()))
-            raise RunFailedError(f"{len(admitted)} silos admitted the run, expected at least {quorum} ({lost})")
-        return dict(sorted(admitted.items()))
+            raise RunFailedError(f"{len(taking_part)} silos admitted the run, expected at least {quorum} ({lost})")
+        return dict(sorted(taking_part.items()))
 
-    def _initial(self, nodes: Mapping[str, int], size: int) -> Weights:
+    def _initial(self, nodes: Mapping[str, int], size: int) -> GlobalModel:
         """Fetch the seeded initial model from the first silo; every silo makes the same one from the run's seed."""
         first = min(nodes)
         got: list[Weights] = []
@@ -211,55 +203,17 @@ class Executor:
             got.append(answer.weights)
 
         state = Round(frozenset({first}), 1, time.monotonic() + self._run.strategy.deadline_seconds)
-        self._ask(Kind.INITIAL, Envelope({}), {first: nodes[first]}, state, take, "initial")
+        self._dialogue.ask(Kind.INITIAL, Envelope({}), {first: nodes[first]}, state, take, "initial")
         if not got:
             raise RunFailedError(f"{first} did not send the initial model: {state.dropped.get(first)}")
-        return got[0]
+        return GlobalModel.of(got[0])
 
-    def _available(self, roster: Roster, quorum: int, what: str) -> dict[str, int]:
-        """The silos to ask now; waits up to a deadline for enough of them, inviting back those whose gate restarted."""
-        deadline = time.monotonic() + self._run.strategy.deadline_seconds
-        while True:
-            asked = set(self._returning.values())
-            forgotten = {name: node for name, node in roster.forgotten().items() if name not in asked}
-            if forgotten:
-                question = self._admission_question()
-                self._returning |= self._superlink.send(
-                    self._flower_run, Kind.ADMIT, question, forgotten, MESSAGE_TTL_SECONDS, "readmission"
-                )
-            nodes = roster.available(self._superlink.last_pull)
-            if len(nodes) >= quorum:
-                return nodes
-            if time.monotonic() >= deadline:
-                raise RunFailedError(f"{what}: {len(nodes)} silos can be asked, expected at least {quorum}")
-            reply = self._next_reply(min(deadline, time.monotonic() + 0.1))
-            if reply is not None:
-                self._returned(reply, roster)
-
-    def _returned(self, reply: Reply, roster: Roster) -> None:
-        """Take the answer of a silo that was asked for admission again; it joins the next round."""
-        name = self._returning.pop(reply.reply_to, None)
-        if name is None:
-            return
-        try:
-            answer = self._superlink.take(reply)
-            if answer.config.get("status") == "refused":
-                self._refused(name, answer, Round(frozenset({name}), 1, 0.0))
-                roster.left(name)
-            elif answer.config.get("status") == "failed":
-                roster.forgot(name)
-            elif roster.returned(name, _admitted(roster.forgotten()[name], answer)):
-                self.events.emit("silo.returned", silo=name)
-        except WireError:
-            roster.left(name)
-
-    def _round(self, number: int, weights: Weights, roster: Roster, quorum: int) -> Weights:
-        nodes = self._available(roster, quorum, f"round {number}")
+    def _round(self, number: int, model: GlobalModel, roster: Roster, quorum: int) -> GlobalModel:
+        nodes = self._dialogue.available(roster, quorum, self._run.strategy.deadline_seconds, f"round {number}")
         started = time.monotonic()
-        digest = weights_digest(weights)
-        self._record("round.begin", round=number, detail={"model": digest, "silos": ",".join(sorted(nodes))})
+        self._record("round.begin", round=number, detail={"model": model.digest, "silos": ",".join(sorted(nodes))})
         self.events.emit("round.started", round=number)
-        mean = RunningMean(weights.size, roster.planned_examples)
+        mean = RunningMean(model.weights.size, roster.planned_examples)
         metrics: dict[str, Mapping[str, float]] = {}
 
         def take(name: str, answer: Envelope) -> None:
@@ -270,20 +224,20 @@ class Executor:
             self.events.emit("silo.answered", round=number, silo=name, metrics=metrics[name])
 
         state = Round(frozenset(nodes), quorum, started + self._run.strategy.deadline_seconds)
-        question = Envelope({"round": number, "digest": digest}, weights=weights)
-        self._ask(Kind.TRAIN, question, nodes, state, take, str(number), roster)
+        question = Envelope({"round": number, "digest": model.digest}, weights=model.weights)
+        self._dialogue.ask(Kind.TRAIN, question, nodes, state, take, str(number), roster)
         if state.verdict(time.monotonic()) is Verdict.FAIL:
             lost = "; ".join(f"{name}: {why}" for name, why in sorted(state.dropped.items()))
             raise RunFailedError(f"round {number} has {len(state.answered)} answers, expected {quorum} ({lost})")
-        result = mean.result()
+        result = GlobalModel.of(mean.result())
         seconds = time.monotonic() - started
-        digest = weights_digest(result)
-        self._checkpoints.save(number, result, {"run": self.run_id, "digest": digest, "silos": sorted(state.answered)})
+        described = {"run": self.run_id, "digest": result.digest, "silos": sorted(state.answered)}
+        self._checkpoints.save(number, result.weights, described)
         self._record(
             "round.end",
             round=number,
             detail={
-                "model": digest,
+                "model": result.digest,
                 "silos": ",".join(sorted(state.answered)),
                 "dropped": ",".join(sorted(state.dropped)),
                 "examples": mean.examples,
@@ -299,108 +253,24 @@ class Executor:
         )
         return result
 
-    def _evaluate(self, weights: Weights, roster: Roster, quorum: int) -> None:
-        nodes = self._available(roster, quorum, "final evaluation")
-        digest = weights_digest(weights)
-        self._record("evaluation.begin", detail={"model": digest})
+    def _evaluate(self, model: GlobalModel, roster: Roster, quorum: int) -> None:
+        nodes = self._dialogue.available(roster, quorum, self._run.strategy.deadline_seconds, "final evaluation")
+        self._record("evaluation.begin", detail={"model": model.digest})
         metrics: dict[str, Mapping[str, float]] = {}
 
         def take(name: str, answer: Envelope) -> None:
             metrics[name] = _allowed(answer.metrics)
 
         state = Round(frozenset(nodes), quorum, time.monotonic() + self._run.strategy.deadline_seconds)
-        question = Envelope({"round": self._run.strategy.rounds, "digest": digest}, weights=weights)
-        self._ask(Kind.EVALUATE, question, nodes, state, take, "evaluation", roster)
+        question = Envelope({"round": self._run.strategy.rounds, "digest": model.digest}, weights=model.weights)
+        self._dialogue.ask(Kind.EVALUATE, question, nodes, state, take, "evaluation", roster)
         self.events.emit(
             "run.evaluated",
             silos=metrics,
             dropped=state.dropped,
             metrics=_mean_metrics(metrics),
-            model=digest,
+            model=model.digest,
         )
-
-    # -- asking and being answered
-
-    def _ask(
-        self,
-        kind: str,
-        question: Envelope,
-        nodes: Mapping[str, int],
-        state: Round,
-        take: Callable[[str, Envelope], None],
-        group: str,
-        roster: Roster | None = None,
-        *,
-        wait_for_all: bool = False,
-    ) -> None:
-        """Send one question to several silos and hand each answer to `take` until the round closes.
-
-        A WireError from `take`, or a silo's own report of a failure, drops that silo from the round and no other. What
-        became of each silo is entered in the roster.
-        """
-        open_messages = self._superlink.send(self._flower_run, kind, question, nodes, MESSAGE_TTL_SECONDS, group)
-        try:
-            while state.waiting_for:
-                if not wait_for_all and state.verdict(time.monotonic()) is not Verdict.WAIT:
-                    break
-                reply = self._next_reply(state.deadline)
-                if reply is None:
-                    break
-                name = open_messages.pop(reply.reply_to, None)
-                if name is not None:
-                    self._answer(name, reply, state, take)
-                elif roster is not None:
-                    self._returned(reply, roster)
-        finally:
-            self._superlink.withdraw(set(open_messages))
-        late = state.close()
-        for name in sorted(set(state.dropped) - state.refused):
-            self.events.emit("silo.dropped", silo=name, phase=group, reason=state.dropped[name])
-        if roster is not None:
-            for name in state.answered:
-                roster.answered(name)
-            for name in late:
-                roster.missed(name, time.monotonic())
-            for name in state.forgot:
-                roster.forgot(name)
-
-    def _answer(self, name: str, reply: Reply, state: Round, take: Callable[[str, Envelope], None]) -> None:
-        try:
-            answer = self._superlink.take(reply)
-            if answer.config.get("status") == "failed":
-                raise WireError(str(answer.config.get("reason", "the silo failed"))[:1000])
-            if answer.config.get("status") == "refused":
-                self._refused(name, answer, state)
-                return
-            take(name, answer)
-            state.answer(name)
-        except WireError as error:
-            state.drop(name, str(error))
-
-    def _refused(self, name: str, answer: Envelope, state: Round) -> None:
-        fields = {key: str(answer.config.get(key, ""))[:1000] for key in ("rule", "reason", "location", "remedy")}
-        self._record(
-            "silo.refused",
-            decision="deny",
-            rule=fields["rule"],
-            reason=fields["reason"],
-            detail={"silo": name},
-        )
-        self.events.emit("silo.refused", silo=name, **fields)
-        state.refuse(name, f"refused by {fields['rule']}: {fields['reason']}")
-        if fields["rule"] == RUN_UNKNOWN:
-            state.forgot.add(name)
-
-    def _next_reply(self, deadline: float) -> Reply | None:
-        if self._stop.is_set():
-            raise Stopped("stopped by the operator")
-        try:
-            reply = self._replies.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            return None
-        if reply is None:
-            raise Stopped("stopped by the operator")
-        return reply
 
     def _record(
         self,
@@ -425,12 +295,6 @@ class Executor:
                 detail=detail or {},
             )
         )
-
-
-def _admitted(node_id: int, answer: Envelope) -> Admitted:
-    """What a silo announced when it admitted the run; raises WireError."""
-    shapes = parse_shapes(answer.text("shapes"))
-    return Admitted(node_id, answer.number("examples"), shapes, answer.text("initial_digest"))
 
 
 def _allowed(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -29,6 +29,7 @@ from federation.home import Home, read_limited
 from federation.identity import Peer, Role, load_certificate
 from federation.limits import LIMITS
 from federation.manifest import SignedManifest, load_manifest
+from federation.memory import keep_freed_memory
 from federation.run import SignedRun, verify_signed_run
 from federation.tls import server_context
 
@@ -37,6 +38,7 @@ class Coordinator:
     """One coordinator, from its home directory."""
 
     def __init__(self, home: Home, listen: str | None = None) -> None:
+        keep_freed_memory()
         self._home = home
         identity = home.identity()
         if identity.role is not Role.COORDINATOR:

@@ -20,6 +20,7 @@ from federation.home import Home, read_limited
 from federation.identity import Role, load_certificate, public_key_pem
 from federation.limits import LIMITS
 from federation.manifest import accept_manifest, load_manifest
+from federation.memory import keep_freed_memory
 from federation.tls import client_context
 from policies.model import load_policy
 from silo.config import load_silo_config
@@ -35,6 +36,7 @@ class Gate:
     """One silo's gate, from its home and its configuration."""
 
     def __init__(self, home: Home, config_path: Path) -> None:
+        keep_freed_memory()
         config = load_silo_config(config_path)
         identity = home.identity()
         if identity.role is not Role.SILO:

@@ -18,6 +18,8 @@ NETWORK_VARIABLE = "CONCORDAT_WORKER_NETWORK"
 RETRY_SECONDS = 1.0
 INHERITED = frozenset({"PATH", "LANG", "LC_ALL", "TZ", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "LD_LIBRARY_PATH"})
 """What a trainer inherits; app code sees no other variable of the host."""
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""Landlock binds the thread that asks for it and those it starts: NumPy and Arrow must not start any before."""
 
 
 def run_worker(config_path: Path, say: Callable[[str], None]) -> None:
@@ -39,7 +41,7 @@ def run_worker(config_path: Path, say: Callable[[str], None]) -> None:
         shutil.rmtree(left_over, ignore_errors=True)
     command = [sys.executable, "-P", "-m", "silo.worker.service", str(config_path.resolve())]
     environment = {name: value for name, value in os.environ.items() if name in INHERITED}
-    environment[NETWORK_VARIABLE] = network
+    environment |= {**ONE_THREAD, NETWORK_VARIABLE: network}
     while not stopping.is_set():
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, cwd="/")
         current[:] = [process]
