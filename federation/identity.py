@@ -24,7 +24,7 @@ from federation.errors import IdentityError
 from federation.limits import LIMITS
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-FEDERATION_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
+FEDERATION_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,126}[a-z0-9])?")
 
 
 class Role(StrEnum):

@@ -98,7 +98,8 @@ def confine_files(readable: Iterable[Path], writable: Iterable[Path]) -> str:
             _allow(ruleset, path, _READ & handled)
         for path in writable:
             _allow(ruleset, path, handled)
-        _allow(ruleset, Path("/dev/null"), (_READ | _WRITE) & handled)
+        for device in (Path("/dev/null"), *Path("/dev").glob("nvidia*")):
+            _allow(ruleset, device, (_READ | _WRITE) & handled)
         if _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
             return f"FILES NOT CONFINED: no_new_privs refused ({_reason()})"
         if _libc.syscall(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0)) != 0:

@@ -38,6 +38,9 @@ from silo.gate.session import (
 from silo.gate.updates import clip_update
 from silo.gate.worker_link import WorkerError, WorkerLink
 
+PREPARE_SECONDS = 110.0
+"""How long a worker may take to read its data and build the model; within the coordinator's own limit for admission."""
+
 Detail = Mapping[str, str | int | bool]
 
 
@@ -151,7 +154,7 @@ class Handler:
         self._parts.link.wait()
         session.worker = self._parts.link.worker
         try:
-            answer = self._parts.link.ask(Frame("prepare", {"run": session.text}, session.app))
+            answer = self._parts.link.ask(Frame("prepare", {"run": session.text}, session.app), PREPARE_SECONDS)
             return self._view(session, answer.fields)
         except (ConcordatError, AuditEventError):
             # A worker serves one run: after a failed or refused one it is of no more use.
@@ -195,7 +198,7 @@ class Handler:
         """Ask the run's worker; a fresh one that took the place of a lost one is prepared first."""
         if self._parts.link.worker != session.worker:
             session.prepared = self._prepare(session)
-        return self._parts.link.ask(frame)
+        return self._parts.link.ask(frame, session.run.strategy.deadline_seconds)
 
     def _initial(self, session: Session) -> Envelope:
         answer = self._work(session, Frame("initial"))
@@ -235,19 +238,20 @@ class Handler:
             "update": weights_digest(after),
             "norm_micro": int(norm * 1e6) if norm < 1e9 else -1,
             "bytes": int(after.nbytes),
-            "examples": _count(answer, "examples"),
+            "examples": session.examples,
         }
         self._decide("round.egress", decision, session.run_id, number, detail, {"metrics": _recordable(metrics)})
-        return Envelope({"status": "ok", "examples": _count(answer, "examples")}, metrics, after)
+        return Envelope({"status": "ok", "examples": session.examples}, metrics, after)
 
     def _evaluate(self, session: Session, envelope: Envelope) -> Envelope:
         number, weights = self._ingress(session, envelope)
+        if number < session.run.strategy.rounds:
+            raise self._refuse("run.evaluation", "a model may be evaluated once, after the last round", session.run_id)
         answer = self._work(session, Frame("evaluate", {}, payload_of(weights)))
         metrics = _metrics(answer)
         decision, _ = decide_egress(self._policy, session, number, metrics, None, datetime.now(UTC))
         self._decide("evaluation.egress", decision, session.run_id, number, {}, {"metrics": _recordable(metrics)})
-        if number >= session.run.strategy.rounds:
-            self._end_session()
+        self._end_session()
         return Envelope({"status": "ok"}, metrics)
 
     def _end_session(self) -> None:
@@ -327,10 +331,3 @@ def _metrics(answer: Frame) -> dict[str, float]:
 def _recordable(metrics: Mapping[str, float]) -> dict[str, JSON]:
     """Metrics as JSON holds them, which has no NaN and no infinity."""
     return {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
-
-
-def _count(answer: Frame, name: str) -> int:
-    value = answer.fields.get(name)
-    if not isinstance(value, int) or value < 0:
-        raise WorkerError(f"the worker gave {value!r} for {name}, expected a count")
-    return value

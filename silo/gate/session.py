@@ -47,6 +47,11 @@ class Session:
     """The number of the worker that holds this run's view and model."""
     last_round: int = 0
 
+    @property
+    def examples(self) -> int:
+        """The training rows of the view that was decided on, whatever a worker says later."""
+        return self.prepared.examples if self.prepared else 0
+
     def advance(self, number: int) -> None:
         """Take the next round's number; raises WireError for one that is not later than the last."""
         if number <= self.last_round:

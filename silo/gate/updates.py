@@ -9,14 +9,14 @@ import numpy as np
 from federation.wire import Weights
 
 _BLOCK = 8192
-"""Values at a time: within the first cache, and few enough that the BLAS behind `dot` starts no threads, which would spin."""
+"""Values at a time: within the first cache, few enough for BLAS behind `dot` to start no threads, which would spin."""
 
 
 def is_finite(weights: Weights) -> bool:
     """Whether no value is NaN or infinite."""
     for start in range(0, weights.size, _BLOCK):
         block = weights[start : start + _BLOCK]
-        # A block whose squares add up to a number holds only numbers; where they do not, look closer: they may be large.
+        # A block whose squares add up to a number holds only numbers; where they do not, they may yet be large.
         if not math.isfinite(np.dot(block, block)) and not np.isfinite(block).all():
             return False
     return True

@@ -56,15 +56,20 @@ class WorkerLink:
                 self._changed.wait(min(left, 0.5))
             return self.hello
 
-    def ask(self, frame: Frame) -> Frame:
-        """Send a request and wait for its answer; raises WorkerError with the worker's own sentence."""
+    def ask(self, frame: Frame, seconds: float) -> Frame:
+        """Send a request and wait up to `seconds` for its answer; raises WorkerError with the worker's own sentence.
+
+        A worker that is late is dropped: hanging up ends its trainer.
+        """
         with self._changed:
             connection = self._connection
         if connection is None:
             raise WorkerError("no worker is connected")
         try:
+            connection.settimeout(seconds)
             send(connection, frame)
             answer = receive(connection)
+            connection.settimeout(None)
         except ChannelError as error:
             self.drop()
             raise WorkerError(f"the worker went away during {frame.op}: {error}") from None

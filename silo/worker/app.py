@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from federation.limits import LIMITS
-from silo.worker.errors import AppError
+from silo.worker.errors import AppError, kind_of
 
 
 def unpack(bundle: bytes | bytearray | memoryview, directory: Path) -> None:
@@ -55,10 +55,19 @@ def load_builder(directory: Path, entry_point: str) -> Callable[[int], Any]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise AppError(f"the app needs module {error.name}, which is not here") from None
+        raise AppError(f"the app needs {_named(error.name, module_name, directory)}, which is not here") from None
     except Exception as error:  # noqa: BLE001  submitted code may raise anything
-        raise AppError(f"importing the app's {module_name} raised {type(error).__name__}") from None
+        raise AppError(f"importing the app's {module_name} raised {kind_of(error)}") from None
     builder = getattr(module, name, None)
     if not callable(builder):
         raise AppError(f"the app's {module_name} has no function {name}")
     return builder  # type: ignore[no-any-return]
+
+
+def _named(module: str | None, entry: str, directory: Path) -> str:
+    """A module's name where the run or the app's own text has it; a name made up while it runs could hold data."""
+    if module == entry:
+        return f"module {module}"
+    if module and any(module in path.read_text(errors="replace") for path in directory.rglob("*.py")):
+        return f"module {module}"
+    return "a module"

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from federation.processes import PARENT_VARIABLE, end_with_parent_if_asked
 from silo.config import load_worker_config
 from silo.confinement import leave_network
 
@@ -41,7 +42,7 @@ def run_worker(config_path: Path, say: Callable[[str], None]) -> None:
         shutil.rmtree(left_over, ignore_errors=True)
     command = [sys.executable, "-P", "-m", "silo.worker.service", str(config_path.resolve())]
     environment = {name: value for name, value in os.environ.items() if name in INHERITED}
-    environment |= {**ONE_THREAD, NETWORK_VARIABLE: network}
+    environment |= {**ONE_THREAD, NETWORK_VARIABLE: network, PARENT_VARIABLE: str(os.getpid())}
     while not stopping.is_set():
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, cwd="/")
         current[:] = [process]
@@ -57,6 +58,7 @@ def run_worker(config_path: Path, say: Callable[[str], None]) -> None:
 
 def main() -> None:
     """The trainer's entry point, started by the worker alone."""
+    end_with_parent_if_asked()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
     # Imported here alone: NumPy starts threads, and a process with threads may not enter a user namespace.

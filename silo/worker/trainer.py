@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from federation import __version__
 from federation.errors import ConcordatError
-from federation.processes import die_with_parent
 from federation.run import Run, load_run
 from federation.wire import weights_digest
 from policies.errors import PolicyError
@@ -21,7 +23,7 @@ from silo.channel import ChannelError, Frame, payload_of, receive, send
 from silo.config import WorkerConfig
 from silo.confinement import confine_files, drop_capabilities, network_interfaces, runtime_paths
 from silo.worker.app import load_builder, unpack
-from silo.worker.errors import WorkError
+from silo.worker.errors import WorkError, kind_of
 
 if TYPE_CHECKING:
     from silo.worker.data.view import PolicyView
@@ -58,7 +60,7 @@ class Trainer:
         except PolicyError as error:
             return Frame("error", {"message": f"the run cannot be read: {error}"[:1000]})
         except Exception as error:  # noqa: BLE001  submitted code runs in here; its words may hold data and stay inside
-            return Frame("error", {"message": f"training raised {type(error).__name__}"})
+            return Frame("error", {"message": f"training raised {kind_of(error)}"})
 
     def _prepare(self, frame: Frame) -> Frame:
         from silo.worker.data.view import build_view, read_columns  # noqa: PLC0415
@@ -120,13 +122,12 @@ class Trainer:
 
 def serve(config: WorkerConfig, network: str) -> int:
     """Warm up, connect to the gate, serve one run; returns the process's exit code."""
-    die_with_parent()
     scratch = config.scratch / f"trainer-{os.getpid()}"
     scratch.mkdir(mode=0o700, parents=True)
     os.environ.update(TMPDIR=str(scratch), KERAS_HOME=str(scratch), TF_CPP_MIN_LOG_LEVEL="3", HOME=str(scratch))
     try:
         files = confine_files(
-            [*runtime_paths(), *(source.path for source in config.datasets.values()), config.socket.parent],
+            [*runtime_paths(), *(source.path.parent for source in config.datasets.values()), config.socket.parent],
             [scratch],
         )
         from silo.worker.training.model import configure  # noqa: PLC0415
@@ -144,7 +145,10 @@ def serve(config: WorkerConfig, network: str) -> int:
         try:
             send(connection, Frame("hello", hello))
             while True:
-                send(connection, trainer.answer(receive(connection)))
+                frame = receive(connection)
+                with ended_by_hangup(connection):
+                    answer = trainer.answer(frame)
+                send(connection, answer)
         except ChannelError:
             return 0
     except ConcordatError as error:
@@ -152,6 +156,22 @@ def serve(config: WorkerConfig, network: str) -> int:
         return 1
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def ended_by_hangup(connection: socket.socket) -> Iterator[None]:
+    """Have the kernel end this process when the gate hangs up while it works, whatever submitted code is doing.
+
+    The gate says nothing while it waits for an answer, so any signal from the socket (SIGIO) means that it is gone.
+    """
+    flags = fcntl.fcntl(connection, fcntl.F_GETFL)
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(connection, fcntl.F_SETFL, flags | os.O_ASYNC)
+    try:
+        yield
+    finally:
+        fcntl.fcntl(connection, fcntl.F_SETFL, flags)
 
 
 def _connect(path: Path) -> socket.socket:

@@ -18,7 +18,7 @@ import tensorflow as tf
 from federation.run import LocalWork
 from federation.wire import Weights
 from silo.worker.data.view import PolicyView
-from silo.worker.errors import AppError
+from silo.worker.errors import AppError, kind_of
 from silo.worker.metrics import accuracy, auc
 
 
@@ -30,7 +30,7 @@ class FederatedModel:
         try:
             model = builder(features)
         except Exception as error:  # noqa: BLE001  submitted code may raise anything
-            raise AppError(f"the app's model builder raised {type(error).__name__}") from None
+            raise AppError(f"the app's model builder raised {kind_of(error)}") from None
         if not isinstance(model, keras.Model):
             raise AppError(f"the app's model builder returned {type(model).__name__}, expected a keras.Model")
         if not model.compiled or model.optimizer is None:
@@ -41,6 +41,7 @@ class FederatedModel:
             raise AppError(f"the app's model has output {model.output_shape}, expected one probability a row")
         self._model = model
         self._mu = mu
+        self._held: Weights | None = None
         self._work = work
         self._variables = [variable for variable in model.weights if _is_float32(variable)]
         self._shapes = [tuple(variable.shape) for variable in self._variables]
@@ -73,7 +74,10 @@ class FederatedModel:
         return out
 
     def set(self, weights: Weights) -> None:
-        """Take over a flat float32 vector."""
+        """Take over a flat float32 vector; nothing is done where the model already holds this very vector."""
+        if weights is self._held:
+            return
+        self._held = weights
         start = 0
         for variable, size, shape in zip(self._variables, self._sizes, self._shapes, strict=True):
             variable.assign(weights[start : start + size].reshape(shape))
@@ -90,11 +94,15 @@ class FederatedModel:
             variable.assign(start)
         for anchor, variable in zip(self._anchors, self._model.trainable_variables, strict=True):
             anchor.assign(variable.value)
+        self._held = None
         self._epochs(tf.constant(view.train_x), tf.constant(view.train_y), tf.constant(order))
         return self.get()
 
     def evaluate(self, weights: Weights, view: PolicyView, names: tuple[str, ...]) -> dict[str, float]:
-        """The named metrics of `weights` on the validation rows; AUC is left out where a class is absent there."""
+        """The named metrics of `weights` on the validation rows; AUC is left out where a class is absent there.
+
+        The loss is the mean over rows, without the model's regularisers.
+        """
         self.set(weights)
         scores = self._predict(tf.constant(view.validation_x))
         losses = self._loss(tf.constant(view.validation_y), scores)
@@ -114,16 +122,15 @@ class FederatedModel:
     def _train_steps(self, rows: Any, labels: Any, order: Any) -> None:
         trainable = self._model.trainable_variables
         for step in tf.range(tf.shape(order)[0]):
-            index = order[step]
-            counted = tf.cast(index >= 0, tf.float32)
-            index = tf.maximum(index, 0)
+            index = tf.boolean_mask(order[step], order[step] >= 0)
             with tf.GradientTape() as tape:
                 scores = self._model(tf.gather(rows, index), training=True)
                 losses = self._loss(tf.gather(labels, index), scores)
-                loss = tf.reduce_sum(losses * counted) / tf.reduce_sum(counted)
+                loss = tf.reduce_mean(losses)
                 if self._model.losses:
                     loss += tf.add_n(self._model.losses)
-            gradients = tape.gradient(loss, [variable.value for variable in trainable])
+            values = [variable.value for variable in trainable]
+            gradients = tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             if self._mu:
                 gradients = [g + p for g, p in zip(gradients, self.proximal_gradient(), strict=True)]
             self._model.optimizer.apply(gradients, trainable)

@@ -1,0 +1,324 @@
+"""Both neighbours of a gate's handler: a coordinator's side that serves envelopes, a worker's side over the socket."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from audit import keys as log_keys
+from audit.log import AuditLog
+from audit.verify import verify
+from coordinator.authority import Authority
+from federation.enrolment import join, log_origin, parse_request, request_enrolment
+from federation.home import Home
+from federation.identity import Role
+from federation.manifest import SignedManifest, accept_manifest
+from federation.run import SignedRun, app_digest, sign_run
+from federation.wire import Envelope, Kind, Weights, weights_digest
+from policies.model import load_policy
+from silo.channel import ChannelError, Frame, payload_of, receive, send
+from silo.gate.fleet import Task
+from silo.gate.handler import Handler, Parts
+from silo.gate.worker_link import WorkerLink
+
+SILO = "hospital-a"
+APP = b"the app bundle, which a gate hands on unopened"
+INITIAL: Weights = np.array([0.5, -0.5, 1.0, 2.0], dtype=np.float32)
+METRICS = {"loss": 0.7, "auc": 0.8, "num_examples": 140.0}
+SECONDS = 20.0
+FLOWER_RUN = 7
+
+POLICY = f"""\
+apiVersion: concordat/v1
+kind: SiloPolicy
+metadata: {{name: hospital-a, version: 1, owner: dpo@hospital-a.example, effective: 2020-01-01}}
+residency:
+  silo: DE
+  destinations:
+    model_update: {{countries: [EU], basis: gdpr-art-9-2-j}}
+    metrics: {{countries: [EU], basis: gdpr-art-9-2-j}}
+purposes: {{vocabulary: duo, allow: [HMB], legal_basis: [gdpr-art-9-2-j]}}
+datasets:
+  heart:
+    columns: {{allow: [age, sex, sick]}}
+    rows: {{minimum: 50}}
+apps:
+  approvals: required
+  allow: [{{digest: "{app_digest(APP)}"}}]
+runs: {{max_rounds: 10}}
+egress:
+  metrics: {{allow: [loss, auc, num_examples], minimum_count: 20}}
+  update: {{max_norm: 10.0, max_bytes: 1MiB}}
+"""
+
+RUN = """\
+apiVersion: concordat/v1
+kind: Run
+metadata: {name: sick-or-not}
+purpose: HMB
+dataset: heart
+features: [age, sex]
+label: {column: sick}
+app: {model: "model:build_model"}
+strategy: {mu: 0.1, rounds: 3}
+metrics: [loss, auc, num_examples]
+"""
+
+
+@dataclass
+class Consortium:
+    """A federation on disk: its authority, its members' homes, and every edition of its manifest."""
+
+    authority: Authority
+    homes: dict[str, Home]
+    editions: list[SignedManifest]
+
+    @property
+    def manifest(self) -> SignedManifest:
+        return self.editions[-1]
+
+    def sign(self, text: str = RUN, app: bytes = APP, member: str = "operator") -> SignedRun:
+        home = self.homes[member]
+        return sign_run(text, app, home.private_key(), home.certificate.read_bytes())
+
+
+def found_consortium(directory: Path) -> Consortium:
+    """Found a federation of a coordinator, an operator and two silos."""
+    authority = Authority(directory / "authority")
+    editions = [authority.found("heart.example")]
+    homes: dict[str, Home] = {}
+    for name, role, country in (
+        ("coordinator", Role.COORDINATOR, "DE"),
+        ("operator", Role.OPERATOR, "DE"),
+        ("hospital-b", Role.SILO, "FR"),
+        (SILO, Role.SILO, "DE"),
+    ):
+        home = homes[name] = Home(directory / name)
+        addresses = ("127.0.0.1:1",) if role is Role.COORDINATOR else ()
+        request_enrolment(home, "heart.example", name, role, country, addresses)
+        certificate, manifest = authority.enrol(parse_request(home.request.read_bytes()))
+        editions.append(manifest)
+        join(home, json.dumps(authority.bundle(certificate)).encode())
+    return Consortium(authority, homes, editions)
+
+
+class FakeNode:
+    """Stands where the Fleet connection is: serves envelopes and app bundles, and notes what was fetched."""
+
+    def __init__(self) -> None:
+        self.envelopes: dict[str, Envelope] = {}
+        self.apps: dict[str, bytes] = {app_digest(APP).removeprefix("sha256:"): APP}
+        self.fetched_apps: list[str] = []
+
+    def fetch(self, task: Task) -> Envelope:
+        return self.envelopes[task.message_id]
+
+    def fetch_app(self, run_id: int, digest: str) -> bytes:
+        self.fetched_apps.append(digest)
+        return self.apps[digest]
+
+
+Answer = Callable[[Frame], Frame | None]
+
+
+class PlayedWorker:
+    """A thread that plays the worker over the socket; an answer of None closes the connection instead."""
+
+    def __init__(self, path: Path, on_frame: Callable[[Frame], None] = lambda frame: None, **answers: Answer) -> None:
+        self.frames: list[Frame] = []
+        self.ended = threading.Event()
+        self.failure: Exception | None = None
+        self._on_frame = on_frame
+        self._answers: dict[str, Answer] = {
+            "prepare": lambda frame: prepared(),
+            "initial": lambda frame: Frame("initial", {}, payload_of(INITIAL)),
+            "train": lambda frame: trained(frame.weights() + np.float32(1)),
+            "evaluate": lambda frame: Frame("evaluated", {"metrics": METRICS}),
+            **answers,
+        }
+        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._connection.connect(str(path))
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    @property
+    def asked(self) -> list[str]:
+        return [frame.op for frame in self.frames]
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _serve(self) -> None:
+        try:
+            send(self._connection, Frame("hello", {"network": "simulated"}))
+            while True:
+                frame = receive(self._connection)
+                self.frames.append(frame)
+                self._on_frame(frame)
+                answer = self._answers[frame.op](frame)
+                if answer is None:
+                    return
+                send(self._connection, answer)
+        except ChannelError:
+            pass
+        except Exception as error:  # noqa: BLE001  the test's thread has to see it
+            self.failure = error
+        finally:
+            self._connection.close()
+            self.ended.set()
+
+
+def prepared(**changes: object) -> Frame:
+    """A worker's account of a view of 200 rows and a model of four values."""
+    fields: dict[str, Any] = {
+        "rows": 200,
+        "examples": 140,
+        "validation": 60,
+        "dropped": 3,
+        "view_digest": "sha256:" + "a" * 64,
+        "shapes": '[{"name": "dense", "shape": [4]}]',
+        "values": 4,
+        "initial_digest": weights_digest(INITIAL),
+        **changes,
+    }
+    return Frame("prepared", {name: value for name, value in fields.items() if value is not None})
+
+
+def trained(weights: Weights, **changes: object) -> Frame:
+    """A worker's answer to a round."""
+    return Frame("trained", {"examples": 140, "metrics": METRICS, **changes}, payload_of(weights))
+
+
+@dataclass(frozen=True)
+class LogState:
+    """What a log held, as its verifier and a reader of its files find it."""
+
+    entries: list[dict[str, Any]]
+
+    @property
+    def actions(self) -> list[str]:
+        return [entry["action"] for entry in self.entries]
+
+
+@dataclass
+class GateBench:
+    """A handler with a real policy, audit log and worker link, between two simulated neighbours."""
+
+    consortium: Consortium
+    directory: Path
+    seen_by_worker: list[tuple[str, LogState]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        home = self.consortium.homes[SILO]
+        self.peer = home.identity()
+        self.audit = self.directory / "audit"
+        self.log = AuditLog.open(
+            self.audit,
+            origin=log_origin(self.peer.federation, self.peer.role, SILO),
+            key=log_keys.load_key(home.log_key),
+        )
+        self.socket = self.directory / "worker.sock"
+        self.link = WorkerLink(self.socket)
+        self.node = FakeNode()
+        self.workers: list[PlayedWorker] = []
+        self.policy = load_policy(POLICY, source="policy.yaml")
+        self.handler = self.make_handler()
+        self._messages = 0
+
+    def make_handler(self) -> Handler:
+        from coordinator.authority import load_certificate
+
+        home = self.consortium.homes[SILO]
+        return Handler(
+            Parts(
+                peer=self.peer,
+                authority=load_certificate(home.authority.read_bytes()),
+                policy=self.policy,
+                log=self.log,
+                link=self.link,
+                node=self.node,  # type: ignore[arg-type]
+                accept_manifest=lambda text, signature: accept_manifest(home, text, signature),
+            )
+        )
+
+    def work(self, **answers: Answer) -> PlayedWorker:
+        """Start a worker and wait until the gate has it."""
+        _, seen = self.link.next_hello(sys.maxsize, timeout=0)
+        worker = PlayedWorker(self.socket, self._look, **answers)
+        self.workers.append(worker)
+        self.link.next_hello(seen, SECONDS)
+        return worker
+
+    def _look(self, frame: Frame) -> None:
+        self.seen_by_worker.append((frame.op, self.state()))
+
+    def state(self) -> LogState:
+        """Verify the log from outside and read its entries off the disk."""
+        report = verify(self.audit, self.log.vkey)
+        lines = [line for path in sorted(self.audit.glob("segments/*.jsonl")) for line in path.open()]
+        assert len(lines) == report.size
+        return LogState([json.loads(line) for line in lines])
+
+    def payload(self, entry: dict[str, Any]) -> Any:
+        """What the side store holds of an entry."""
+        return json.loads((self.audit / "payloads" / f"{entry['seq']:012d}.json").read_text())["payload"]
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self.state().entries[-1]
+
+    def ask(self, kind: str, envelope: Envelope, flower_run: int = FLOWER_RUN) -> Envelope:
+        """Hand a message to the handler, as the gate does when one was pulled."""
+        self._messages += 1
+        message_id = str(self._messages)
+        self.node.envelopes[message_id] = envelope
+        task = Task(kind, flower_run, message_id, None, None)  # type: ignore[arg-type]
+        return self.handler.handle(task)
+
+    def question(self, signed: SignedRun | None = None, **changes: str) -> Envelope:
+        """The coordinator's question whether a run is admitted."""
+        manifest = self.consortium.manifest
+        return Envelope(
+            {
+                "run_id": "run-1",
+                "manifest": manifest.document.text,
+                "manifest_signature": manifest.signature,
+                **(signed or self.consortium.sign()).fields(),
+                **changes,
+            }
+        )
+
+    def admit(self, signed: SignedRun | None = None, flower_run: int = FLOWER_RUN, **changes: str) -> Envelope:
+        return self.ask(Kind.ADMIT, self.question(signed, **changes), flower_run)
+
+    def round(self, number: int, weights: Weights = INITIAL, kind: str = Kind.TRAIN, **changes: Any) -> Envelope:
+        """One round's message: the global model, its number and digest."""
+        config = {"round": number, "digest": weights_digest(weights) if weights.size else "", **changes}
+        return self.ask(kind, Envelope(config, weights=weights))
+
+    def close(self) -> None:
+        self.link.close()
+        self.log.close()
+        for worker in self.workers:
+            assert worker.ended.wait(SECONDS), "the worker was not let go"
+            if worker.failure is not None:
+                raise worker.failure
+
+
+@contextmanager
+def listener(path: Path) -> Iterator[socket.socket]:
+    """The gate's side of the socket, where a test plays the gate."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(str(path))
+        sock.listen(8)
+        sock.settimeout(60)
+        yield sock
