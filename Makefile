@@ -7,6 +7,7 @@ demo: $(READY)
 	$(VENV)/bin/concordat demo
 
 test: $(READY) lint
+	tools/test-tools
 	$(VENV)/bin/python -m pytest
 
 lint: $(READY)
