@@ -36,6 +36,7 @@ from federation.manifest import (
     Federation,
     ManifestMetadata,
     Member,
+    Revoked,
     SignedManifest,
     dump,
     load_manifest,
@@ -90,9 +91,9 @@ class Authority:
         """Certify a member's key and enter it in the manifest; returns certificate PEM and the new manifest."""
         federation = self.manifest().federation
         check_name(request.name)
-        if any(member.name == request.name for member in federation.members):
+        if request.name in {one.name for one in federation.members} | {one.name for one in federation.revoked}:
             raise UsageError(
-                f"{request.name} is already a member of {federation.metadata.name}",
+                f"{request.name} is or was a member of {federation.metadata.name}",
                 advice="choose another name",
             )
         csr = _parse_csr(request)
@@ -112,6 +113,20 @@ class Authority:
             }
         )
         return certificate, self._sign(changed, key)
+
+    def revoke(self, name: str, reason: str) -> SignedManifest:
+        """Take a member out of the manifest, for good; returns the new one. Raises ManifestError for a stranger."""
+        federation = self.manifest().federation
+        federation.member(name)
+        revoked = Revoked(name=name, date=datetime.now(UTC).date(), reason=reason)
+        changed = federation.model_copy(
+            update={
+                "metadata": ManifestMetadata(name=federation.metadata.name, version=federation.metadata.version + 1),
+                "members": tuple(member for member in federation.members if member.name != name),
+                "revoked": (*federation.revoked, revoked),
+            }
+        )
+        return self._sign(changed, load_private_key(self.key))
 
     def bundle(self, certificate: bytes) -> dict[str, str]:
         """What a member needs to join: its certificate, the authority's, and the signed manifest."""

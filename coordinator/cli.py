@@ -84,6 +84,26 @@ def enroll(
     typer.echo(f"send the member: {out}")
 
 
+@federation.command()
+def revoke(
+    directory: Directory,
+    name: Annotated[str, typer.Argument(help="The member that is to leave.")],
+    reason: Annotated[str, typer.Option(help="Why; it is in the manifest, for every member to read.")],
+    home: Annotated[list[Path] | None, typer.Option(help="A home on this machine to bring up to date; repeat.")] = None,
+) -> None:
+    """Take a member out of the manifest, for good. Its connections are cut once the coordinator has the new one."""
+    from coordinator.authority import Authority
+    from federation.home import Home
+    from federation.manifest import accept_manifest
+
+    manifest = Authority(directory).revoke(name, reason)
+    for path in home or []:
+        accept_manifest(Home(path), manifest.document.text, manifest.signature)
+    typer.echo(f"revoked {name} (manifest version {manifest.version})")
+    if not home:
+        typer.echo("it takes effect when the coordinator has the manifest: concordat federation manifest")
+
+
 @federation.command("manifest")
 def write_manifest(
     directory: Directory,

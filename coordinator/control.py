@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 import re
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -22,6 +22,7 @@ from federation.limits import LIMITS
 from federation.run import SignedRun, app_digest, parse_signed_run
 
 FOLLOW_SECONDS = 10.0
+FOLLOWERS = 32
 
 
 class Runs:
@@ -62,6 +63,12 @@ class Runs:
         with self._lock:
             return list(self._runs.values())
 
+    def exclude(self, silo: str) -> None:
+        """Have what executes go on without a silo."""
+        for run in self.all():
+            if run.state == "running":
+                run.exclude(silo)
+
     def stop(self) -> None:
         """Stop what executes and wait for it to have recorded its end."""
         for run in self.all():
@@ -77,6 +84,8 @@ class Control:
         self._runs = runs
         self._superlink = superlink
         self._members = members
+        # Whoever follows a run waits in a thread; these are its own, so that no silo's request waits for one.
+        self._followers = ThreadPoolExecutor(FOLLOWERS, thread_name_prefix="follow")
 
     async def __call__(self, peer: Peer, scope: Scope, body: bytes, send: Send) -> None:
         """Answer one request; raises ConcordatError for what cannot be done."""
@@ -110,7 +119,7 @@ class Control:
         try:
             fields = json.loads(body)
             app = base64.b64decode(fields.pop("app"), validate=True)
-        except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise WireError("the request is not a signed run with its app") from None
         signed = parse_signed_run(fields)
         if len(app) > LIMITS.app:
@@ -123,9 +132,9 @@ class Control:
         """Stream the run's events as JSON lines until it ends; an empty line shows that the stream lives."""
         headers = [(b"content-type", b"application/x-ndjson")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        ended = False
+        ended, loop = False, asyncio.get_running_loop()
         while not ended:
-            events, ended = await asyncio.to_thread(run.events.after, after, FOLLOW_SECONDS)
+            events, ended = await loop.run_in_executor(self._followers, run.events.after, after, FOLLOW_SECONDS)
             after += len(events)
             lines = b"".join(json.dumps(event).encode() + b"\n" for event in events) or b"\n"
             await send({"type": "http.response.body", "body": lines, "more_body": True})

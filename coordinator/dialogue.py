@@ -49,7 +49,8 @@ class Dialogue:
         self._events = events
         self._record = record
         self.admission = admission
-        self._replies: queue.Queue[Reply | None] = queue.Queue()
+        self._replies: queue.Queue[Reply | str | None] = queue.Queue()
+        self._excluded: set[str] = set()
         self._stop = threading.Event()
         self._returning: dict[str, str] = {}
         self._run = 0
@@ -69,6 +70,11 @@ class Dialogue:
         """Have whatever waits raise Stopped; may be called from another thread."""
         self._stop.set()
         self._replies.put(None)
+
+    def exclude(self, silo: str) -> None:
+        """Have a silo that left the federation dropped at once; may be called from another thread."""
+        self._excluded.add(silo)
+        self._replies.put(silo)
 
     def pause(self, seconds: float) -> None:
         """Wait a moment; raises Stopped."""
@@ -95,28 +101,47 @@ class Dialogue:
         open_messages = self._superlink.send(self._run, kind, question, nodes, MESSAGE_TTL_SECONDS, group)
         try:
             while state.waiting_for:
+                for silo in tuple(self._excluded):
+                    state.drop(silo, "no longer a member of the federation")
                 if not wait_for_all and state.verdict(time.monotonic()) is not Verdict.WAIT:
                     break
                 reply = self._next_reply(state.deadline)
                 if reply is None:
                     break
-                name = open_messages.pop(reply.reply_to, None)
-                if name is not None:
-                    self._answer(name, reply, state, take)
-                elif roster is not None:
-                    self._returned(reply, roster)
+                if isinstance(reply, Reply):
+                    self._dispatch(reply, open_messages, state, take, roster)
         finally:
             self._superlink.withdraw(set(open_messages))
         late = state.close()
         for name in sorted(set(state.dropped) - state.refused):
             self._events.emit("silo.dropped", silo=name, phase=group, reason=state.dropped[name])
         if roster is not None:
-            for name in state.answered:
-                roster.answered(name)
-            for name in late:
-                roster.missed(name, time.monotonic())
-            for name in state.forgot:
-                roster.forgot(name)
+            self._enter(roster, state, late)
+
+    def _dispatch(
+        self,
+        reply: Reply,
+        open_messages: dict[str, str],
+        state: Round,
+        take: Callable[[str, Envelope], None],
+        roster: Roster | None,
+    ) -> None:
+        name = open_messages.pop(reply.reply_to, None)
+        if name is not None:
+            self._answer(name, reply, state, take)
+        elif roster is not None:
+            self._returned(reply, roster)
+
+    def _enter(self, roster: Roster, state: Round, late: frozenset[str]) -> None:
+        """Enter in the roster what became of each silo in a round."""
+        for name in state.answered:
+            roster.answered(name)
+        for name in late:
+            roster.missed(name, time.monotonic())
+        for name in state.forgot:
+            roster.forgot(name)
+        for name in tuple(self._excluded):
+            roster.left(name)
 
     def _answer(self, name: str, reply: Reply, state: Round, take: Callable[[str, Envelope], None]) -> None:
         try:
@@ -145,7 +170,7 @@ class Dialogue:
         if fields["rule"] == RUN_UNKNOWN:
             state.forgot.add(name)
 
-    def _next_reply(self, deadline: float) -> Reply | None:
+    def _next_reply(self, deadline: float) -> Reply | str | None:
         if self._stop.is_set():
             raise Stopped("stopped by the operator")
         try:
@@ -166,13 +191,15 @@ class Dialogue:
                 self._returning |= self._superlink.send(
                     self._run, Kind.ADMIT, self.admission, forgotten, MESSAGE_TTL_SECONDS, "readmission"
                 )
+            for silo in tuple(self._excluded):
+                roster.left(silo)
             nodes = roster.available(self._superlink.last_pull)
             if len(nodes) >= quorum:
                 return nodes
             if time.monotonic() >= deadline:
                 raise RunFailedError(f"{what}: {len(nodes)} silos can be asked, expected at least {quorum}")
             reply = self._next_reply(min(deadline, time.monotonic() + 0.1))
-            if reply is not None:
+            if isinstance(reply, Reply):
                 self._returned(reply, roster)
 
     def _returned(self, reply: Reply, roster: Roster) -> None:

@@ -82,6 +82,10 @@ class Executor:
         """Ask the run to end; it does so at once."""
         self._dialogue.stop()
 
+    def exclude(self, silo: str) -> None:
+        """Go on without a silo that left the federation, where the quorum allows."""
+        self._dialogue.exclude(silo)
+
     # -- the run
 
     def execute(self) -> None:

@@ -11,7 +11,7 @@ import binascii
 import json
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from cryptography import x509
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -40,14 +40,30 @@ PREFIX_OF_ROLE = {
 
 
 class PeerCertificateProtocol(HttpToolsProtocol):
-    """Uvicorn's HTTP protocol, which also puts the TLS peer's certificate (DER) into the scope."""
+    """Uvicorn's HTTP protocol, which also puts the TLS peer's certificate (DER) into the scope.
+
+    It knows the connections that are open, so that those of a peer can be cut.
+    """
+
+    open_connections: ClassVar[set[PeerCertificateProtocol]] = set()
+    certificate: bytes | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Read the peer's certificate once the handshake is done."""
+        super().connection_made(transport)
+        tls = transport.get_extra_info("ssl_object")
+        self.certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+        self.open_connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self.open_connections.discard(self)
+        super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         """Extend the scope that the server builds for each request."""
         super().on_message_begin()
-        tls = self.transport.get_extra_info("ssl_object")
-        certificate = tls.getpeercert(binary_form=True) if tls is not None else None
-        self.scope["extensions"] = {PEER: {"certificate": certificate}}
+        self.scope["extensions"] = {PEER: {"certificate": self.certificate}}
 
 
 class Interface(Protocol):
@@ -90,6 +106,7 @@ class Gateway:
         peer: Peer | None = None
         try:
             peer = self._identify(scope)
+            self._belongs(peer)
             self._authorise(peer, scope["path"])
         except IdentityError as error:
             await asyncio.to_thread(self._on_refused, peer, scope["path"], str(error))
@@ -101,7 +118,7 @@ class Gateway:
         interface = self._control if peer.role is Role.OPERATOR else self._evidence
         try:
             body = await read_body(receive, LIMITS.control_request)
-            await interface(peer, scope, bytes(body), send)
+            await _while_connected(receive, interface(peer, scope, bytes(body), send))
         except (ConcordatError, PolicyError, AuditError) as error:
             code = error.exit_code if isinstance(error, ConcordatError) else Exit.FAILED
             await send_json(send, 422, {"error": str(error), "exit_code": int(code)})
@@ -110,11 +127,12 @@ class Gateway:
         der = scope.get("extensions", {}).get(PEER, {}).get("certificate")
         if der is None:
             raise IdentityError("the connection has no client certificate")
-        peer = _peer_of_der(der)
+        return _peer_of_der(der)
+
+    def _belongs(self, peer: Peer) -> None:
         if peer.federation != self._federation:
             raise IdentityError(f"got a certificate of federation {peer.federation}, expected {self._federation}")
         self._is_member(peer)
-        return peer
 
     def _authorise(self, peer: Peer, path: str) -> None:
         prefix = PREFIX_OF_ROLE.get(peer.role)
@@ -155,6 +173,17 @@ class Gateway:
             if message_ready:
                 response = self._superlink.fleet(scope["path"], body, scope["headers"])
         await send_response(send, response)
+
+    def cut(self, names: set[str]) -> None:
+        """Close every connection of these members at once; may be called from any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._cut, names)
+
+    @staticmethod
+    def _cut(names: set[str]) -> None:
+        for connection in list(PeerCertificateProtocol.open_connections):
+            if connection.certificate is not None and _peer_of_der(connection.certificate).name in names:
+                connection.transport.abort()
 
     def _message_ready(self, node_id: int) -> None:
         if self._loop is not None:
@@ -216,6 +245,18 @@ async def read_body(receive: Receive, limit: int) -> bytearray:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def _while_connected(receive: Receive, work: Awaitable[None]) -> None:
+    """Do the work; leave it where the peer goes, so that nothing streams on to nobody."""
+    doing, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            await doing
+    finally:
+        doing.cancel()
+        gone.cancel()
 
 
 async def send_response(send: Send, response: Response) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -32,6 +33,9 @@ from federation.manifest import SignedManifest, load_manifest
 from federation.memory import keep_freed_memory
 from federation.run import SignedRun, verify_signed_run
 from federation.tls import server_context
+from policies.errors import PolicyError
+
+WATCH_SECONDS = 1.0
 
 
 class Coordinator:
@@ -76,6 +80,7 @@ class Coordinator:
         config = uvicorn.Config(
             self._gateway,
             http=PeerCertificateProtocol,
+            ws="none",
             ssl_certfile=str(self._home.certificate),
             ssl_keyfile=str(self._home.key),
             log_level="warning",
@@ -93,12 +98,38 @@ class Coordinator:
             # Uvicorn raises the signal that stopped it once more; unhandled, it would end us with the stop unrecorded.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+        stopping = threading.Event()
+        watcher = threading.Thread(target=self._watch_manifest, args=(stopping,), name="manifest", daemon=True)
+        watcher.start()
         try:
             server.run(sockets=[listener])
         finally:
+            stopping.set()
+            watcher.join()
             self._runs.stop()
             self._record("coordinator.stop")
             self._log.close()
+
+    def _watch_manifest(self, stopping: threading.Event) -> None:
+        """Act on a new manifest within a second: whoever is no longer in it is recorded, cut off and left out."""
+        known = self._manifest()
+        while not stopping.wait(WATCH_SECONDS):
+            try:
+                newest = self._manifest()
+            except (ConcordatError, PolicyError, OSError) as error:
+                # Half copied, or not signed by the authority: every request is refused until it is mended.
+                sys.stderr.write(f"the manifest cannot be used: {error}\n")
+                continue
+            if newest.document.digest == known.document.digest:
+                continue
+            before = {member.name for member in known.federation.members}
+            gone = before - {member.name for member in newest.federation.members}
+            detail: dict[str, str | int | bool] = {"version": newest.version, "gone": ",".join(sorted(gone))}
+            self._record("manifest.accept", detail=detail)
+            known = newest
+            self._gateway.cut(gone)
+            for name in sorted(gone):
+                self._runs.exclude(name)
 
     def _stop(self) -> None:
         self._gateway.close()

@@ -192,6 +192,9 @@ class SuperLink:
             raise ValueError(f"got a message of node {metadata.src_node_id}, expected a reply of its sender")
         if metadata.message_id != request.message_object_trees[0].object_id:
             raise ValueError("got an object tree of another message")
+        if request.messages_list[0].metadata.src_node_id != request.node.node_id:
+            # Flower authenticates the request's node and believes the message's.
+            raise ValueError("got a reply in the name of another node")
         response = fleet_handlers.push_messages(request, self._state)
         if not response.objects_to_push:
             # A reply that Flower takes is new, so at least its own object is still to come.

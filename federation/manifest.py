@@ -17,7 +17,7 @@ from federation.home import Home, read_limited, replace_file
 from federation.identity import FEDERATION_NAME, NAME, Role, load_certificate, sign, verify
 from federation.limits import LIMITS
 from policies.document import Closed, Document, Kind, load_document
-from policies.scalars import Misfit, misfits
+from policies.scalars import IsoDate, Misfit, misfits
 from policies.vocabulary.places import Country
 
 DOMAIN = b"federation manifest"
@@ -42,18 +42,30 @@ class Member(Closed):
     log: str | None = None
 
 
+class Revoked(Closed):
+    """A party that was a member and is not any more; its name is not given to another."""
+
+    name: MemberName
+    date: IsoDate
+    reason: Annotated[str, Field(min_length=1, max_length=500)]
+
+
 class Federation(Kind):
     """`kind: Federation`: the members and where they stand, as each of them asserted at enrolment."""
 
     kind: Literal["Federation"]
     metadata: ManifestMetadata
     members: Annotated[tuple[Member, ...], Field(max_length=LIMITS.members)] = ()
+    revoked: Annotated[tuple[Revoked, ...], Field(max_length=LIMITS.members)] = ()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Federation:
         names = [member.name for member in self.members]
         again = [index for index, name in enumerate(names) if name in names[:index]]
         misfits(Misfit("each member's name once", ("members", index, "name")) for index in again)
+        gone = {one.name for one in self.revoked}
+        back = [index for index, name in enumerate(names) if name in gone]
+        misfits(Misfit("a name that was never revoked", ("members", index, "name")) for index in back)
         return self
 
     def member(self, name: str) -> Member:
@@ -61,6 +73,9 @@ class Federation(Kind):
         for member in self.members:
             if member.name == name:
                 return member
+        for one in self.revoked:
+            if one.name == name:
+                raise ManifestError(f"{name} was revoked on {one.date} ({one.reason})")
         raise ManifestError(
             f"{name} is not a member of federation {self.metadata.name} (manifest {self.metadata.version})"
         )

@@ -1,4 +1,4 @@
-"""Memory of processes that move models: freed blocks are kept for the next round instead of given back to the kernel."""
+"""Memory of processes that move models: freed blocks are kept for the next round, not given back to the kernel."""
 
 from __future__ import annotations
 

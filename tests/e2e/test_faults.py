@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from audit.verify import verify
 from federation.identity import Role
+from federation.manifest import accept_manifest
 
 from .conftest import Running
 
@@ -141,6 +144,39 @@ def test_a_restarted_coordinator_finds_its_silos_again(federation: Running) -> N
     federation.restart("coordinator").expect("listening on", 30)
     events = federation.follow(federation.client().submit(federation.run_file("after", rounds="2")))
     assert outcome(events) == "run.completed", events[-1]
+
+
+def test_a_revoked_silo_is_cut_off_within_seconds_and_the_run_goes_on(federation: Running) -> None:
+    """Its live connections are closed and new ones refused; the others finish. Nothing after this test needs it."""
+    path = federation.run_file("revoked", rounds="50", quorum="2", deadline_seconds="60")
+    gate = federation.deployment.children["hospital-c-gate"]
+    times: list[float] = []
+
+    def act(event: dict[str, Any]) -> None:
+        if event["event"] == "round.closed" and event["round"] == 3 and not times:
+            manifest = federation.founded.authority.revoke("hospital-c", "left the consortium")
+            accept_manifest(federation.founded.coordinator, manifest.document.text, manifest.signature)
+            times.append(time.monotonic())
+            assert gate.wait(30) == 1
+            times.append(time.monotonic())
+
+    events = federation.follow(federation.client().submit(path), act)
+    assert outcome(events) == "run.completed", events[-1]
+    assert times[1] - times[0] < 5.0
+    gate.join()
+    assert "was revoked on" in gate.output()
+    assert "Traceback" not in gate.output()
+    assert set(rounds(events)[-1]["silos"]) == {"hospital-a", "hospital-b"}
+    entries = [json.loads(line) for line in _log_lines(federation.founded.coordinator.audit)]
+    accepted = [entry for entry in entries if entry["action"] == "manifest.accept"]
+    assert accepted[-1]["detail"]["gone"] == "hospital-c"
+    refused = [entry for entry in entries if entry["action"] == "connection.refused"]
+    assert refused[-1]["actor"].endswith("/silo/hospital-c")
+    assert "was revoked" in refused[-1]["reason"]
+
+
+def _log_lines(log: Path) -> list[str]:
+    return [line for path in sorted((log / "segments").glob("*.jsonl")) for line in path.read_text().splitlines()]
 
 
 def test_the_worker_sees_no_network_and_the_gate_no_data(federation: Running) -> None:

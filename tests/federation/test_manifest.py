@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import base64
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation import run
+from federation.errors import ManifestError
+from federation.home import Home
+from federation.identity import Role, load_private_key, new_key, sign
+from federation.limits import LIMITS
+from federation.manifest import (
+    Federation,
+    ManifestMetadata,
+    Member,
+    accept_manifest,
+    dump,
+    load_manifest,
+    sign_manifest,
+    store_manifest,
+    verify_manifest,
+)
+from policies.document import load_document
+from policies.errors import DocumentError
+
+
+class Signer:
+    """Signs any edition with the federation's own key."""
+
+    def __init__(self, founded: Any) -> None:
+        self.key = load_private_key(founded.authority.key)
+        self.ca: x509.Certificate = founded.ca
+        self.name: str = founded.name
+
+    def edition(self, version: int, *members: Member, name: str | None = None) -> tuple[str, str]:
+        metadata = ManifestMetadata(name=name or self.name, version=version)
+        text = dump(Federation(apiVersion="concordat/v1", kind="Federation", metadata=metadata, members=members))
+        return text, sign_manifest(text, self.key)
+
+
+@pytest.fixture
+def signer(federation: Any) -> Signer:
+    return Signer(federation)
+
+
+@pytest.fixture
+def home(federation: Any, tmp_path: Path) -> Home:
+    """A home that trusts the authority and has no manifest yet."""
+    home = Home(tmp_path / "home")
+    home.create()
+    home.authority.write_bytes(federation.authority.certificate.read_bytes())
+    return home
+
+
+def member(name: str, role: Role = Role.SILO) -> Member:
+    return Member(name=name, role=role, country="DE")
+
+
+def test_a_signed_manifest_says_who_belongs(federation: Any):
+    signed = load_manifest(federation.homes["silo-a"])
+    assert signed.version == 7
+    assert [(m.name, m.role.value) for m in signed.federation.members] == [
+        ("hub", "coordinator"),
+        ("ops", "operator"),
+        ("ops-b", "operator"),
+        ("aud", "auditor"),
+        ("silo-a", "silo"),
+        ("silo-b", "silo"),
+    ]
+    assert signed.federation.coordinator.name == "hub"
+    assert [m.name for m in signed.federation.with_role(Role.SILO)] == ["silo-a", "silo-b"]
+    assert signed.federation.member("aud").country == "DE"
+    with pytest.raises(ManifestError, match="silo-c is not a member"):
+        signed.federation.member("silo-c")
+
+
+def test_a_manifest_names_exactly_one_coordinator_when_asked(signer: Signer):
+    hubs = [member("hub", Role.COORDINATOR), member("hub-b", Role.COORDINATOR)]
+    for members in ([], hubs):
+        signed = verify_manifest(*signer.edition(1, *members), signer.ca)
+        with pytest.raises(ManifestError, match=f"got {len(members)} coordinators"):
+            _ = signed.federation.coordinator
+
+
+def test_a_name_stands_once(signer: Signer):
+    text, _ = signer.edition(1, member("a"), member("b"))
+    doubled = text.replace("name: b", "name: a")
+    with pytest.raises(DocumentError, match=r"manifest\.yaml:\d+:9: got \"a\", expected each member's name once"):
+        verify_manifest(doubled, sign_manifest(doubled, signer.key), signer.ca)
+
+
+def test_a_signed_manifest_with_an_unknown_field_is_refused_at_its_place(signer: Signer):
+    text = signer.edition(1)[0] + "secret: 1\n"
+    with pytest.raises(DocumentError, match=r"manifest\.yaml:\d+:1: "):
+        verify_manifest(text, sign_manifest(text, signer.key), signer.ca)
+
+
+NAMES = st.from_regex(r"[a-z0-9]{1,6}", fullmatch=True)
+MEMBERS = st.lists(
+    st.builds(
+        Member,
+        name=NAMES,
+        role=st.sampled_from(Role),
+        country=st.sampled_from(["DE", "FR", "NO", "US"]),
+        addresses=st.lists(st.text(st.characters(codec="ascii", exclude_categories=["C"]), max_size=20)).map(tuple),
+        log=st.none() | st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=40),
+    ),
+    unique_by=lambda m: m.name,
+    max_size=4,
+).map(tuple)
+
+
+@given(NAMES, st.integers(1, 10**9), MEMBERS)
+def test_a_manifest_reads_back_as_it_was_written(name: str, version: int, members: tuple[Member, ...]):
+    metadata = ManifestMetadata(name=name, version=version)
+    federation = Federation(apiVersion="concordat/v1", kind="Federation", metadata=metadata, members=members)
+    assert load_document(dump(federation), Federation).model == federation
+
+
+# -- signatures
+
+
+def test_every_changed_byte_is_noticed(signer: Signer):
+    text, signature = signer.edition(3, member("a"))
+    verify_manifest(text, signature, signer.ca)
+    for position in range(len(text)):
+        changed = text[:position] + chr(ord(text[position]) ^ 1) + text[position + 1 :]
+        with pytest.raises(ManifestError, match="not signed by this federation's authority"):
+            verify_manifest(changed, signature, signer.ca)
+
+
+def test_every_changed_byte_of_the_signature_is_noticed(signer: Signer):
+    text, signature = signer.edition(3, member("a"))
+    raw = base64.b64decode(signature)
+    for position in range(len(raw)):
+        changed = raw[:position] + bytes([raw[position] ^ 1]) + raw[position + 1 :]
+        with pytest.raises(ManifestError):
+            verify_manifest(text, base64.b64encode(changed).decode(), signer.ca)
+
+
+def test_anothers_signature_is_refused(signer: Signer):
+    text, signature = signer.edition(1)
+    other_use = base64.b64encode(sign(signer.key, run.DOMAIN, text.encode())).decode()
+    other_key = sign_manifest(text, new_key())
+    other_text = sign_manifest(text + " ", signer.key)
+    odd = ["", "=", signature[:-4], signature + "\u00e9", signature + "\ud800", signature + "\n!", "A" * 1025]
+    for wrong in (other_use, other_key, other_text, *odd):
+        with pytest.raises(ManifestError):
+            verify_manifest(text, wrong, signer.ca)
+
+
+def test_a_manifest_that_is_too_large_or_no_text_is_refused(signer: Signer):
+    for text in ("#" * (LIMITS.document + 1), "\ud800"):
+        with pytest.raises(ManifestError):
+            verify_manifest(text, "AAAA", signer.ca)
+
+
+@pytest.mark.parametrize("name", ["manifest.yaml", "manifest.sig"])
+def test_a_damaged_manifest_in_a_home_is_refused(federation: Any, copy: Callable[[Home], Home], name: str):
+    chance = random.Random(name)
+    home = copy(federation.homes["ops"])
+    path = home.path / name
+    content = path.read_bytes()
+    for _ in range(60):
+        position, byte = chance.randrange(len(content) - 1), chance.randrange(256)
+        if content[position] == byte:
+            continue
+        path.write_bytes(content[:position] + bytes([byte]) + content[position + 1 :])
+        with pytest.raises(ManifestError):
+            load_manifest(home)
+
+
+# -- taking over another edition
+
+
+def test_a_newer_edition_is_taken_over(signer: Signer, home: Home):
+    for version in (1, 2, 5):
+        text, signature = signer.edition(version, member("a"))
+        assert accept_manifest(home, text, signature).version == version
+        assert load_manifest(home).version == version
+    before = home.manifest.stat().st_mtime_ns
+    assert accept_manifest(home, text, signature).version == 5
+    assert home.manifest.stat().st_mtime_ns == before
+
+
+def test_an_edition_that_must_not_be_taken_over_leaves_the_known_one(
+    signer: Signer, home: Home, contents: Callable[[Path], Any]
+):
+    accept_manifest(home, *signer.edition(5, member("a"), member("left")))
+    before = contents(home.path)
+    refused = {
+        "expected at least 5": signer.edition(4, member("a"), member("left"), member("came-back")),
+        "second manifest with version 5": signer.edition(5, member("a")),
+        "got a manifest of other.example": signer.edition(6, member("a"), name="other.example"),
+        "not signed": (signer.edition(6)[0], signer.edition(5)[1]),
+    }
+    for reason, (text, signature) in refused.items():
+        with pytest.raises(ManifestError, match=reason):
+            accept_manifest(home, text, signature)
+        assert contents(home.path) == before
+
+
+def test_a_crash_between_the_two_files_is_noticed_and_mended(signer: Signer, home: Home, tmp_path: Path):
+    accept_manifest(home, *signer.edition(1))
+    text, signature = signer.edition(2, member("a"))
+    half = Home(tmp_path / "half")
+    half.create()
+    store_manifest(half.path, text, signature)
+    half.manifest_signature.replace(home.manifest_signature)
+    with pytest.raises(ManifestError):
+        load_manifest(home)
+    with pytest.raises(ManifestError):
+        accept_manifest(home, *signer.edition(3))
+    assert accept_manifest(home, text, signature).version == 2
+    assert load_manifest(home).version == 2
