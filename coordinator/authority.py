@@ -33,6 +33,7 @@ from federation.identity import (
 )
 from federation.limits import LIMITS
 from federation.manifest import (
+    REASON_CHARACTERS,
     Federation,
     ManifestMetadata,
     Member,
@@ -118,6 +119,8 @@ class Authority:
         """Take a member out of the manifest, for good; returns the new one. Raises ManifestError for a stranger."""
         federation = self.manifest().federation
         federation.member(name)
+        if not 0 < len(reason) <= REASON_CHARACTERS:
+            raise UsageError(f"got a reason of {len(reason)} characters, expected 1 to {REASON_CHARACTERS}")
         revoked = Revoked(name=name, date=datetime.now(UTC).date(), reason=reason)
         changed = federation.model_copy(
             update={

@@ -21,6 +21,7 @@ from policies.scalars import IsoDate, Misfit, misfits
 from policies.vocabulary.places import Country
 
 DOMAIN = b"federation manifest"
+REASON_CHARACTERS = 500
 
 MemberName = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 
@@ -47,7 +48,7 @@ class Revoked(Closed):
 
     name: MemberName
     date: IsoDate
-    reason: Annotated[str, Field(min_length=1, max_length=500)]
+    reason: Annotated[str, Field(min_length=1, max_length=REASON_CHARACTERS)]
 
 
 class Federation(Kind):

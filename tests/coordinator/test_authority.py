@@ -20,6 +20,7 @@ from federation.enrolment import EnrolmentRequest, request_enrolment
 from federation.errors import ConcordatError, IdentityError, ManifestError, UsageError
 from federation.home import Home
 from federation.identity import Role, fingerprint, load_certificate, new_key, peer_of, public_key_pem
+from federation.manifest import accept_manifest, load_manifest
 from policies.errors import DocumentError
 
 PLACES = ("hub.example.org:9443", "10.1.2.3:9443", "[2001:db8::1]:9443", "hub.example.org:9444")
@@ -265,6 +266,37 @@ def test_a_tampered_manifest_is_not_built_upon(found: Callable[..., Any]):
         with pytest.raises(ManifestError):
             founded.authority.enrol(request)
         assert path.read_bytes() == changed
+
+
+# -- leaving
+
+
+def test_a_member_that_is_revoked_is_gone_for_good(found: Callable[..., Any]):
+    founded = found()
+    founded.member("silo-a")
+    home = founded.member("silo-b")
+    manifest = founded.authority.revoke("silo-a", "its key was copied")
+    assert manifest.version == 4
+    assert [member.name for member in founded.authority.manifest().federation.members] == ["silo-b"]
+    with pytest.raises(ManifestError, match=r"silo-a was revoked on \d{4}-\d\d-\d\d \(its key was copied\)"):
+        manifest.federation.member("silo-a")
+    with pytest.raises(UsageError, match="silo-a is or was a member"):
+        founded.authority.enrol(founded.request("again")[1].model_copy(update={"name": "silo-a"}))
+    accept_manifest(home, manifest.document.text, manifest.signature)
+    assert load_manifest(home).version == 4
+
+
+def test_a_stranger_is_not_revoked(found: Callable[..., Any]):
+    founded = found()
+    founded.member("silo-a")
+    before = state(founded.authority)
+    for name in ("silo-b", "", "silo-a "):
+        with pytest.raises(ManifestError, match="is not a member"):
+            founded.authority.revoke(name, "no reason")
+    for reason in ("", "x" * 501):
+        with pytest.raises(UsageError, match="expected 1 to 500"):
+            founded.authority.revoke("silo-a", reason)
+    assert state(founded.authority) == before
 
 
 def test_a_log_key_that_yaml_would_not_carry_is_refused(found: Callable[..., Any], tmp_path: Path):

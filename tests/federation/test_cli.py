@@ -209,7 +209,7 @@ def test_a_federation_is_founded_and_joined_by_commands_alone(tmp_path: Path):
     assert "joined cardio.example (manifest version 2)" in step("silo", "join", "bundle.json", "--home", "silo-a")
     assert "silo-a" in step("federation", "show", "silo-a")
     again = concordat("federation", "enroll", "authority", "silo-a/request.json", "--out", "b.json", cwd=tmp_path)
-    refused(again, Exit.USAGE, "already a member")
+    refused(again, Exit.USAGE, "a member of cardio.example; choose another name")
     second = concordat("federation", "init", "authority", "--name", "cardio.example", cwd=tmp_path)
     refused(second, Exit.USAGE, "already holds a federation")
 

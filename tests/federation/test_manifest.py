@@ -96,6 +96,17 @@ def test_a_name_stands_once(signer: Signer):
         verify_manifest(doubled, sign_manifest(doubled, signer.key), signer.ca)
 
 
+def test_a_revoked_name_is_not_a_members(signer: Signer):
+    text = signer.edition(1, member("a"))[0].replace("revoked: []\n", "")
+    revoked = text.replace("members:", "revoked:\n- name: a\n  date: 2026-11-02\n  reason: left\nmembers:")
+    with pytest.raises(DocumentError, match="expected a name that was never revoked"):
+        verify_manifest(revoked, sign_manifest(revoked, signer.key), signer.ca)
+    other = revoked.replace("- name: a\n  date", "- name: b\n  date")
+    signed = verify_manifest(other, sign_manifest(other, signer.key), signer.ca)
+    with pytest.raises(ManifestError, match=r"b was revoked on 2026-11-02 \(left\)"):
+        signed.federation.member("b")
+
+
 def test_a_signed_manifest_with_an_unknown_field_is_refused_at_its_place(signer: Signer):
     text = signer.edition(1)[0] + "secret: 1\n"
     with pytest.raises(DocumentError, match=r"manifest\.yaml:\d+:1: "):
