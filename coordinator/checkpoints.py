@@ -72,6 +72,7 @@ class Checkpoints:
             described = {**state, "round": number, "values": int(weights.size)}
             replace_file(self._directory / f"{name}.json", json.dumps(described).encode() + b"\n")
         except OSError as error:
+            partial.unlink(missing_ok=True)
             raise ConcordatError(
                 f"the checkpoint of round {number} cannot be written: {error.strerror}",
                 advice=f"make room in {self._directory}",

@@ -15,6 +15,7 @@ from coordinator.roster import Admitted, Roster
 from coordinator.rounds import Round, Verdict
 from coordinator.superlink import Reply, SuperLink
 from federation.errors import ConcordatError, RunFailedError, WireError
+from federation.limits import LIMITS
 from federation.wire import Envelope, Kind
 
 MESSAGE_TTL_SECONDS = 86400.0
@@ -60,6 +61,10 @@ class Dialogue:
         self._run = self._superlink.open_run(
             f"concordat/{name}", app, app_digest.removeprefix("sha256:"), self._replies.put
         )
+
+    def expect_values(self, values: int) -> None:
+        """From here on a reply may weigh as much as a model of this many float32 values, and a little more."""
+        self._superlink.limit_replies(self._run, 4 * values + LIMITS.reply_overhead)
 
     def close(self, *, completed: bool) -> None:
         """End: what is still on its way is dropped."""
@@ -222,5 +227,7 @@ class Dialogue:
 
 def admitted(node_id: int, answer: Envelope) -> Admitted:
     """What a silo announced when it admitted the run; raises WireError."""
-    shapes = parse_shapes(answer.text("shapes"))
-    return Admitted(node_id, answer.number("examples"), shapes, answer.text("initial_digest"))
+    examples = answer.number("examples")
+    if not 1 <= examples <= LIMITS.examples:
+        raise WireError(f"got {examples} training rows, expected 1 to {LIMITS.examples}")
+    return Admitted(node_id, examples, parse_shapes(answer.text("shapes")), answer.text("initial_digest"))

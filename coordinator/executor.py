@@ -140,6 +140,7 @@ class Executor:
         self._dialogue.open(run.metadata.name, self._app, self._signed.app_digest)
         roster = Roster(self._admission(nodes, quorum))
         shapes = roster.shapes()
+        self._dialogue.expect_values(sum(shape.size for shape in shapes))
         model = self._initial(roster.available(self._superlink.last_pull), sum(shape.size for shape in shapes))
         for number in range(1, strategy.rounds + 1):
             model = self._round(number, model, roster, quorum)
@@ -217,13 +218,16 @@ class Executor:
         started = time.monotonic()
         self._record("round.begin", round=number, detail={"model": model.digest, "silos": ",".join(sorted(nodes))})
         self.events.emit("round.started", round=number)
+        announced = roster.examples
         mean = RunningMean(model.weights.size, roster.planned_examples)
         metrics: dict[str, Mapping[str, float]] = {}
 
         def take(name: str, answer: Envelope) -> None:
             if answer.weights is None:
                 raise WireError(f"{name} sent no weights")
-            mean.fold(name, answer.weights, answer.number("examples"))
+            if answer.number("examples") != announced[name]:
+                raise WireError(f"{name} counts {answer.number('examples')} examples, announced {announced[name]}")
+            mean.fold(name, answer.weights, announced[name])
             metrics[name] = _allowed(answer.metrics)
             self.events.emit("silo.answered", round=number, silo=name, metrics=metrics[name])
 
@@ -253,7 +257,7 @@ class Executor:
             seconds=round(seconds, 4),
             silos=metrics,
             dropped=state.dropped,
-            metrics=_mean_metrics(metrics),
+            metrics=_mean_metrics(metrics, roster.examples),
         )
         return result
 
@@ -272,7 +276,7 @@ class Executor:
             "run.evaluated",
             silos=metrics,
             dropped=state.dropped,
-            metrics=_mean_metrics(metrics),
+            metrics=_mean_metrics(metrics, roster.examples),
             model=model.digest,
         )
 
@@ -305,12 +309,11 @@ def _allowed(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: float(metrics[name]) for name in METRICS if name in metrics}
 
 
-def _mean_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The silos' metrics averaged by their examples."""
+def _mean_metrics(metrics: Mapping[str, Mapping[str, float]], examples: Mapping[str, int]) -> dict[str, float]:
+    """The silos' metrics averaged by the training rows they announced."""
     out: dict[str, float] = {}
     for name in METRICS:
-        parts = [(m["num_examples"], m[name]) for m in metrics.values() if name in m and m.get("num_examples")]
+        parts = [(examples[silo], values[name]) for silo, values in metrics.items() if name in values]
         if parts and name != "num_examples":
-            total = sum(weight for weight, _ in parts)
-            out[name] = sum(weight * value for weight, value in parts) / total
+            out[name] = sum(weight * value for weight, value in parts) / sum(weight for weight, _ in parts)
     return out

@@ -33,6 +33,11 @@ class Roster:
         """The examples that all admitted silos together announced."""
         return sum(part.examples for part in self._admitted.values())
 
+    @property
+    def examples(self) -> dict[str, int]:
+        """The examples that each admitted silo announced."""
+        return {name: part.examples for name, part in self._admitted.items()}
+
     def shapes(self) -> tuple[LayerShape, ...]:
         """The model's shapes; raises RunFailedError where the silos do not report the same."""
         reported = [part.shapes for part in self._admitted.values()]

@@ -34,6 +34,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from federation.errors import WireError
+from federation.limits import LIMITS
 from federation.wire import Envelope, WireObject, deflate, envelope_of, to_records
 
 logging.getLogger("flwr").setLevel(logging.WARNING)
@@ -68,6 +69,15 @@ class Response:
     media_type: str = "application/protobuf"
 
 
+@dataclass
+class _Arriving:
+    """A reply whose objects are still coming."""
+
+    reply: Reply
+    missing: set[str]
+    received: int = 0
+
+
 @dataclass(frozen=True)
 class Reply:
     """A complete reply of a node, its objects still in the store."""
@@ -92,7 +102,8 @@ class SuperLink:
         self._store = self._state.object_store
         self._app = SimpleNamespace(state=SimpleNamespace(linkstate_factory=factory))
         self._lock = threading.Lock()
-        self._missing: dict[str, tuple[Reply, set[str]]] = {}
+        self._arriving: dict[str, _Arriving] = {}
+        self._reply_limits: dict[int, int] = {}
         self._on_reply: dict[int, Callable[[Reply], None]] = {}
         self._on_message: Callable[[int], None] = lambda _: None
         self._tasks: dict[int, _TaskHeartbeat] = {}
@@ -173,6 +184,7 @@ class SuperLink:
             case "get-fab":
                 return fleet_handlers.get_fab(request, state)
             case "push-object":
+                self._weigh(request.node.node_id, request.object_id, len(request.object_content))
                 response = fleet_handlers.push_object(request, state)
                 if response.stored:
                     self._object_arrived(request.object_id)
@@ -192,9 +204,6 @@ class SuperLink:
             raise ValueError(f"got a message of node {metadata.src_node_id}, expected a reply of its sender")
         if metadata.message_id != request.message_object_trees[0].object_id:
             raise ValueError("got an object tree of another message")
-        if request.messages_list[0].metadata.src_node_id != request.node.node_id:
-            # Flower authenticates the request's node and believes the message's.
-            raise ValueError("got a reply in the name of another node")
         response = fleet_handlers.push_messages(request, self._state)
         if not response.objects_to_push:
             # A reply that Flower takes is new, so at least its own object is still to come.
@@ -202,21 +211,31 @@ class SuperLink:
         reply = Reply(metadata.message_id, metadata.reply_to_message_id, request.node.node_id, metadata.run_id)
         with self._lock:
             # Identical objects of two replies are stored once; each reply waits for whoever brings them.
-            self._missing[reply.message_id] = (reply, set(response.objects_to_push))
+            self._arriving[reply.message_id] = _Arriving(reply, set(response.objects_to_push))
         self._announce_complete()
         return response
 
+    def _weigh(self, node_id: int, object_id: str, size: int) -> None:
+        """Refuse an object that makes its reply larger than a reply of its run may be; raises ValueError."""
+        with self._lock:
+            for arriving in self._arriving.values():
+                if arriving.reply.node_id == node_id and object_id in arriving.missing:
+                    arriving.received += size
+                    limit = self._reply_limits.get(arriving.reply.run_id, LIMITS.reply_overhead)
+                    if arriving.received > limit:
+                        raise ValueError(f"got a reply of more than {limit} bytes")
+
     def _object_arrived(self, object_id: str) -> None:
         with self._lock:
-            for _, missing in self._missing.values():
-                missing.discard(object_id)
+            for arriving in self._arriving.values():
+                arriving.missing.discard(object_id)
         self._announce_complete()
 
     def _announce_complete(self) -> None:
         with self._lock:
-            complete = [reply for reply, missing in self._missing.values() if not missing]
+            complete = [arriving.reply for arriving in self._arriving.values() if not arriving.missing]
             for reply in complete:
-                del self._missing[reply.message_id]
+                del self._arriving[reply.message_id]
         for reply in complete:
             notify = self._on_reply.get(reply.run_id)
             if notify is not None:
@@ -238,12 +257,17 @@ class SuperLink:
     def close_run(self, run_id: int, *, completed: bool) -> None:
         """End a run: its messages and objects are dropped, its nodes are told so by Flower's run status."""
         self._on_reply.pop(run_id, None)
+        self._reply_limits.pop(run_id, None)
         task = self._tasks.pop(run_id)
         task.stop()
         self._state.finish_task(task.task_id, SubStatus.COMPLETED if completed else SubStatus.FAILED, "")
         for message_id in self._state.get_message_ids_from_run_id(run_id):
             self._drop(message_id)
         self._store.delete_objects_in_run(run_id)
+
+    def limit_replies(self, run_id: int, size: int) -> None:
+        """Set how many bytes a reply to a message of this run may have together; `reply_overhead` until then."""
+        self._reply_limits[run_id] = size
 
     # -- messages
 
@@ -306,8 +330,8 @@ class SuperLink:
 
     def _drop(self, message_id: str) -> None:
         with self._lock:
-            for late in [k for k, (reply, _) in self._missing.items() if reply.reply_to == message_id]:
-                del self._missing[late]
+            for late in [k for k, arriving in self._arriving.items() if arriving.reply.reply_to == message_id]:
+                del self._arriving[late]
                 self._store.delete(late)
         self._state.delete_messages({message_id})
         self._store.delete(message_id)

@@ -31,6 +31,10 @@ class Limits:
     """One chunk of weights on the wire."""
     model_values: int = 512 * 1024 * 1024
     """The number of float32 values in a model."""
+    examples: int = 1_000_000_000
+    """The number of training rows that one silo may announce."""
+    reply_overhead: int = 8 * MIB
+    """What a silo's reply may weigh beyond its model's values."""
     message_objects: int = 4096
     """The number of objects in one message."""
     channel_header: int = 4 * MIB

@@ -115,6 +115,7 @@ def test_flowers_own_client_does_a_round_at_our_door(door: Door, federation: Any
     home = federation.homes["silo-a"]
     replies: queue.Queue[Reply] = queue.Queue()
     run_id = door.link.open_run("concordat/test", APP, HASH, replies.put)
+    door.link.limit_replies(run_id, 256 * 2**20)
     with flowers_client(door, home) as client:
         key = public_key_pem(home.private_key().public_key())
         activated = client.ActivateNode(fleet_pb2.ActivateNodeRequest(public_key=key, heartbeat_interval=30))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from coordinator.superlink import FLEET_ROUTES, Reply, SuperLink
 from federation.errors import WireError
+from federation.limits import LIMITS
 from federation.wire import Envelope, Kind, WireObject
 
 APP = b"the app's bundle"
@@ -430,3 +431,18 @@ def test_two_runs_keep_apart(link: SuperLink, node: Nodes):
     assert [len(first.replies), len(second.replies)] == [1, 1]
     link.close_run(first.id, completed=False)
     assert link.take(second.replies[0]).number("examples") == 12
+
+
+def test_a_reply_larger_than_its_run_allows_is_refused(link: SuperLink, run: Running, node: Nodes):
+    """A silo cannot fill the coordinator's memory: what a reply may weigh follows from the run's model."""
+    link.limit_replies(run.id, 4 * 1000 + LIMITS.reply_overhead)
+    silo = node("silo-a")
+    run.ask(silo)
+    asked = silo.pull().messages_list[0].metadata
+    weights = np.zeros(1000 + LIMITS.reply_overhead // 4 + 1, dtype=np.float32)
+    request, objects = silo.answer_to(asked, Envelope(weights=weights))
+    response = silo.call("push-messages", request, fleet_pb2.PushMessagesResponse)
+    large = max(objects, key=lambda item: len(item.content))
+    with pytest.raises(AssertionError, match="more than"):
+        silo.push(asked.run_id, response.session_id, large)
+    assert run.replies == []
