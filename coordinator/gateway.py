@@ -118,7 +118,7 @@ class Gateway:
         interface = self._control if peer.role is Role.OPERATOR else self._evidence
         try:
             body = await read_body(receive, LIMITS.control_request)
-            await _while_connected(receive, interface(peer, scope, bytes(body), send))
+            await _while_connected(receive, interface(peer, scope, body, send))
         except (ConcordatError, PolicyError, AuditError) as error:
             code = error.exit_code if isinstance(error, ConcordatError) else Exit.FAILED
             await send_json(send, 422, {"error": str(error), "exit_code": int(code)})
@@ -156,7 +156,7 @@ class Gateway:
             return
         await send_response(send, await asyncio.to_thread(self._superlink.fleet, scope["path"], body, scope["headers"]))
 
-    async def _long_poll(self, node_id: int, body: bytearray, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _long_poll(self, node_id: int, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a pull at once if a message is there, else when one comes, else empty after a while."""
         wake = self._wake.setdefault(node_id, asyncio.Event())
         wake.clear()
@@ -228,18 +228,22 @@ def flower_identity_problem(peer: Peer, headers: list[tuple[bytes, bytes]]) -> s
     return None
 
 
-async def read_body(receive: Receive, limit: int) -> bytearray:
+async def read_body(receive: Receive, limit: int) -> bytes:
     """Read a request body of at most `limit` bytes; raises ConcordatError beyond it."""
-    body = bytearray()
+    parts: list[bytes] = []
+    size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ConcordatError("the peer went away before its request was complete")
-        body += message.get("body", b"")
-        if len(body) > limit:
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
             raise ConcordatError(f"got a request of more than {limit} bytes, the most that is accepted here")
+        parts.append(part)
         if not message.get("more_body"):
-            return body
+            # Joined once: growing one buffer would copy a chunk of weights several times over.
+            return b"".join(parts)
 
 
 async def _disconnected(receive: Receive) -> None:

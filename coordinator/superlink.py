@@ -133,7 +133,7 @@ class SuperLink:
 
     # -- the Fleet API
 
-    def fleet(self, path: str, body: bytes | bytearray, headers: list[tuple[bytes, bytes]]) -> Response:
+    def fleet(self, path: str, body: bytes, headers: list[tuple[bytes, bytes]]) -> Response:
         """Answer one Fleet request of a peer whose key was already bound to the request."""
         name = path.removeprefix(FLEET_PREFIX)
         request_type = _REQUESTS.get(name)
@@ -141,7 +141,7 @@ class SuperLink:
             return _error(404, f"no Fleet call {name!r}")
         request = request_type()
         try:
-            request.ParseFromString(bytes(body) if isinstance(body, bytearray) else body)
+            request.ParseFromString(body)
         except DecodeError:
             return _error(400, "the request is not the protobuf message this call takes")
         http = Request({"type": "http", "headers": headers, "app": self._app, "state": {}})

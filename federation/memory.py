@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _LARGEST_THRESHOLD = 32 * 1024 * 1024  # glibc refuses a larger one
 _KEPT = 2**31 - 1
 
@@ -19,3 +19,5 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
         mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        # A thread's own arena is given back whenever it is empty; the one of the process is kept.
+        mallopt(_M_ARENA_MAX, 1)
