@@ -17,7 +17,7 @@ from demo.scenarios import Scenario
 from federation.errors import ConcordatError, RunFailedError
 from federation.identity import Role
 from federation.operator import OperatorClient
-from federation.processes import Child, command_line, stop_all
+from federation.processes import Child, command_line, stop_all, uninterrupted
 from federation.progress import line_of
 
 START_SECONDS = 30.0
@@ -53,8 +53,9 @@ class Deployment:
 
     def spawn(self, name: str, *arguments: str) -> Child:
         """Start one process of the `concordat` command, its output in a file of its own."""
-        child = Child(name, command_line(*arguments), self._logs / f"{name}.log", environment())
-        self.children[name] = child
+        with uninterrupted():
+            child = Child(name, command_line(*arguments), self._logs / f"{name}.log", environment())
+            self.children[name] = child
         return child
 
     def stop(self) -> list[str]:
@@ -171,7 +172,8 @@ def demonstrate(scenario: Scenario, founded: Founded, say: Say, heading: Say) ->
         with OperatorClient(founded.operator) as client:
             train(client, founded, outcome, say)
             heading("4. Compare with what each hospital has alone")
-            baselines = start_baselines(founded)
+            with uninterrupted():
+                baselines = start_baselines(founded)
             outcome.baselines = finish_baselines(baselines, 120)
             comparison_table(outcome)
             heading(f"5. Submit the same run for another purpose ({scenario.refused_purpose})")

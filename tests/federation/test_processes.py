@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from federation.errors import ConcordatError
-from federation.processes import PARENT_VARIABLE, Child, command_line, stop_all
+from federation.processes import PARENT_VARIABLE, Child, command_line, stop_all, uninterrupted
 
 pytestmark = pytest.mark.federation
 
@@ -129,3 +129,20 @@ def test_a_process_whose_parent_is_gone_already_does_not_start():
         timeout=PATIENCE,
     )
     assert done.returncode == 0
+
+
+def test_ctrl_c_is_put_off_until_what_was_started_is_known() -> None:
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("started and noted")
+    assert done == ["started and noted"]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_without_ctrl_c_nothing_is_raised() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with uninterrupted():
+        pass
+    assert signal.getsignal(signal.SIGINT) is before
