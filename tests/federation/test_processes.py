@@ -133,9 +133,14 @@ def test_a_process_whose_parent_is_gone_already_does_not_start():
 
 def test_ctrl_c_is_put_off_until_what_was_started_is_known() -> None:
     done: list[str] = []
-    with pytest.raises(KeyboardInterrupt), uninterrupted():
-        os.kill(os.getpid(), signal.SIGINT)
-        done.append("started and noted")
+
+    def start() -> None:
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append("started and noted")
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
     assert done == ["started and noted"]
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
