@@ -48,7 +48,7 @@ def turned_away(done: subprocess.CompletedProcess[str]) -> bool:
     Whether the server's end is seen as an alert, an end of file or a reset (errno 104) depends on who is faster.
     """
     failed = any(sign in done.stderr for sign in ("unexpected eof", "alert", "errno=104"))
-    return failed and "HTTP/1.1" not in done.stdout
+    return failed and done.returncode != 0 and "HTTP/1.1" not in done.stdout
 
 
 def with_identity(home: Home) -> tuple[str, ...]:
