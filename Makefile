@@ -1,6 +1,8 @@
 # `make demo` and `make test` do all the set-up they need: a virtual environment from the lock file.
 .PHONY: demo test lint lock clean
 VENV := .venv
+# One test process more than cores, as many tests wait for processes that they started; four at most.
+TESTERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 READY := $(VENV)/.ready
 
 demo: $(READY)
@@ -8,7 +10,7 @@ demo: $(READY)
 
 test: $(READY) lint
 	tools/test-tools
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

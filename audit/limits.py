@@ -17,7 +17,17 @@ class Limits:
     name: int = 255  # characters
     tree_size: int = 10**15 - 1  # leaves; below 2**53, so that JSON holds every sequence number exactly
     proof: int = 64  # hashes
+    statement_proofs: int = 64  # older sizes of one log
+    gossip: int = 4 * 1024 * 1024  # what one message says of logs, in characters
+    gossip_items: int = 2000  # logs or lines
+    retention: int = 16 * 1024  # the rules of one log
+    proof_file: int = 256 * 1024
     key_file: int = 16 * 1024
+    report: int = 256 * 1024 * 1024
+    report_entries: int = 20_000  # of one log; a longer one is embedded as the run's entries with their proofs
+    bundle: int = 8 * 1024 * 1024 * 1024
+    bundle_files: int = 100_000
+    cursor: int = 64 * 1024
 
 
 LIMITS = Limits()

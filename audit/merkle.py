@@ -64,38 +64,48 @@ def root_of(leaf_hashes: Iterable[bytes]) -> bytes:
     return tree.root()
 
 
-def inclusion_proof(leaf_hashes: Sequence[bytes], index: int) -> list[bytes]:
-    """The audit path of leaf `index` (RFC 6962 section 2.1.1), nearest sibling first."""
-    if not 0 <= index < len(leaf_hashes):
-        raise ValueError(f"got leaf {index}, expected one of 0..{len(leaf_hashes) - 1}")
-    path, low, high = [], 0, len(leaf_hashes)
+def inclusion_ranges(index: int, size: int) -> list[tuple[int, int]]:
+    """The leaf ranges whose roots are the audit path of leaf `index` (RFC 6962 section 2.1.1), nearest first."""
+    if not 0 <= index < size:
+        raise ValueError(f"got leaf {index}, expected one of 0..{size - 1}")
+    path, low, high = [], 0, size
     while high - low > 1:
         middle = low + _split(high - low)
         if index < middle:
-            path.append(root_of(leaf_hashes[middle:high]))
+            path.append((middle, high))
             high = middle
         else:
-            path.append(root_of(leaf_hashes[low:middle]))
+            path.append((low, middle))
             low = middle
     return path[::-1]
 
 
-def consistency_proof(leaf_hashes: Sequence[bytes], m: int) -> list[bytes]:
-    """The proof that the first `m` leaves are a prefix of all (RFC 6962 section 2.1.2)."""
-    if not 0 < m <= len(leaf_hashes):
-        raise ValueError(f"got the size {m}, expected one of 1..{len(leaf_hashes)}")
-    proof, low, high, whole = [], 0, len(leaf_hashes), True
+def consistency_ranges(m: int, n: int) -> list[tuple[int, int]]:
+    """The leaf ranges whose roots prove that `m` leaves are a prefix of `n` (RFC 6962 section 2.1.2)."""
+    if not 0 < m <= n:
+        raise ValueError(f"got the size {m}, expected one of 1..{n}")
+    proof, low, high, whole = [], 0, n, True
     while m - low != high - low:
         middle = low + _split(high - low)
         if m <= middle:
-            proof.append(root_of(leaf_hashes[middle:high]))
+            proof.append((middle, high))
             high = middle
         else:
-            proof.append(root_of(leaf_hashes[low:middle]))
+            proof.append((low, middle))
             low, whole = middle, False
     if not whole:
-        proof.append(root_of(leaf_hashes[low:high]))
+        proof.append((low, high))
     return proof[::-1]
+
+
+def inclusion_proof(leaf_hashes: Sequence[bytes], index: int) -> list[bytes]:
+    """The audit path of leaf `index`, nearest sibling first."""
+    return [root_of(leaf_hashes[low:high]) for low, high in inclusion_ranges(index, len(leaf_hashes))]
+
+
+def consistency_proof(leaf_hashes: Sequence[bytes], m: int) -> list[bytes]:
+    """The proof that the first `m` leaves are a prefix of all."""
+    return [root_of(leaf_hashes[low:high]) for low, high in consistency_ranges(m, len(leaf_hashes))]
 
 
 def verify_inclusion(hash_of_leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:

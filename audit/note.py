@@ -53,6 +53,14 @@ class Checkpoint:
     size: int
     root: bytes
 
+    @staticmethod
+    def parse(text: str) -> Checkpoint:
+        """Read the text of a note as a checkpoint; raises VerificationError."""
+        match = _CHECKPOINT.fullmatch(text)
+        if match is None:
+            raise VerificationError("the note is not a checkpoint: an origin, a tree size, a root hash")
+        return Checkpoint(match[1], int(match[2]), decode_base64(match[3]))
+
     @property
     def text(self) -> str:
         """The text that is signed."""
@@ -72,7 +80,7 @@ def verifier_key(name: str, public_key: Ed25519PublicKey) -> VerifierKey:
 def parse_vkey(text: str) -> VerifierKey:
     """Read `<name>+<key id, 8 hex digits>+<base64 of 0x01 and the public key>`."""
     match = _VKEY.fullmatch(text)
-    blob = _decode(match[3]) if match else b""
+    blob = decode_base64(match[3]) if match else b""
     if match is None or blob[:1] != ED25519:
         raise VerificationError(f"got {text[:120]!r}, expected an Ed25519 verifier key <name>+<id>+<base64>")
     key = VerifierKey(match[1], blob[1:])
@@ -123,21 +131,27 @@ def open_note(data: bytes, key: VerifierKey) -> str:
 
 def open_checkpoint(data: bytes, key: VerifierKey) -> Checkpoint:
     """The checkpoint in a note that `key` signed. The origin must be the key's name."""
-    match = _CHECKPOINT.fullmatch(open_note(data, key))
-    if match is None or match[1] != key.name:
-        raise VerificationError(f"the note is not a checkpoint: origin {key.name}, tree size, root hash")
-    return Checkpoint(match[1], int(match[2]), _decode(match[3]))
+    checkpoint = Checkpoint.parse(open_note(data, key))
+    if checkpoint.origin != key.name:
+        raise VerificationError(f"the note is not a checkpoint of {key.name}: got the origin {checkpoint.origin[:80]}")
+    return checkpoint
 
 
 def _parse_signature(line: str) -> tuple[str, bytes, bytes]:
     match = _SIGNATURE_LINE.fullmatch(line)
-    blob = _decode(match[2]) if match else b""
+    blob = decode_base64(match[2]) if match else b""
     if match is None or len(blob) < 5:
         raise VerificationError(f"got the signature line {line[:120]!r}, expected — <name> <base64>")
     return match[1], blob[:4], blob[4:]
 
 
-def _decode(text: str) -> bytes:
+def encode_base64(data: bytes) -> str:
+    """Base64 in its canonical spelling."""
+    return base64.b64encode(data).decode()
+
+
+def decode_base64(text: str) -> bytes:
+    """The bytes of base64 in its canonical spelling; raises VerificationError."""
     try:
         data = base64.b64decode(text, validate=True)
     except ValueError as error:

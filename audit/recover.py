@@ -12,9 +12,10 @@ from audit.errors import AuditCorrupt, VerificationError
 from audit.limits import LIMITS
 from audit.merkle import Frontier, leaf_hash
 from audit.note import VerifierKey, open_checkpoint
-from audit.store import create_file, make_directory, replace_file, sync_directory
+from audit.segments import create_segment, segment_path
+from audit.store import make_directory, replace_file, sync_directory
 
-_SEGMENT = re.compile(r"([0-9]{12})\.jsonl")
+_SEGMENT = re.compile(r"([0-9]{12})\.hashes")
 _PAYLOAD = re.compile(r"([0-9]{12})\.json")
 
 
@@ -26,6 +27,7 @@ class Recovered:
     segment: int
     last_time: str | None
     checkpoint: str  # the signed note as it stands in its file, or empty
+    starts: tuple[int, ...] = (0,)  # of all segments
     entries_adopted: int = 0  # complete, but not covered by the last checkpoint
     bytes_removed: int = 0  # of a torn tail
     payloads_removed: int = 0  # of entries that were never written
@@ -34,11 +36,6 @@ class Recovered:
     def clean(self) -> bool:
         """Whether the last writer finished what it began."""
         return not (self.entries_adopted or self.bytes_removed or self.payloads_removed)
-
-
-def segment_path(folder: Path, start: int, suffix: str) -> Path:
-    """The file of the segment whose first entry is `start`; the suffix is "jsonl" or "hashes"."""
-    return folder / "segments" / f"{start:012d}.{suffix}"
 
 
 def payload_path(folder: Path, seq: int) -> Path:
@@ -54,9 +51,7 @@ def create(folder: Path, key: VerifierKey) -> Recovered:
         path = segment_path(folder, 0, suffix)
         if path.exists() and path.stat().st_size:
             raise AuditCorrupt(f"{path} holds data, but there is no checkpoint: restore the checkpoint")
-        if not path.exists():
-            create_file(path, b"", mode=0o600)
-    sync_directory(folder / "segments")
+    create_segment(folder, 0)
     if any((folder / "payloads").iterdir()):
         raise AuditCorrupt(f"{folder}/payloads is not empty, but there is no checkpoint: restore the checkpoint")
     _settle_vkey(folder, key)
@@ -66,6 +61,7 @@ def create(folder: Path, key: VerifierKey) -> Recovered:
 def read_back(folder: Path, key: VerifierKey) -> Recovered:
     """Read all entries, check what was signed, keep or cut what comes after it."""
     _settle_vkey(folder, key)
+    _settle_segments(folder)
     note = _read_note(folder)
     try:
         checkpoint = open_checkpoint(note, key)
@@ -79,10 +75,11 @@ def read_back(folder: Path, key: VerifierKey) -> Recovered:
     except FileNotFoundError as error:
         raise AuditCorrupt(f"{folder}: {error.filename} is missing") from error
     names = (_SEGMENT.fullmatch(path.name) for path in (folder / "segments").iterdir())
-    live = max(int(name[1]) for name in names if name)
+    starts = tuple(sorted(int(name[1]) for name in names if name))
+    live = starts[-1]
     if live > signed.size:
         raise AuditCorrupt(f"{folder}: segment {live} starts after the signed entries end", signed.size)
-    found = Recovered(Frontier(signed.size, signed.peaks), live, report.last_time, note.decode())
+    found = Recovered(Frontier(signed.size, signed.peaks), live, report.last_time, note.decode(), starts)
     _settle_tail(folder, found, offset if live == segment else 0)
     _remove_orphans(folder, found)
     return found
@@ -103,6 +100,14 @@ def _settle_vkey(folder: Path, key: VerifierKey) -> None:
         return
     if found != line:
         raise AuditCorrupt(f"{path} is not the verifier key of {key.name}: a log keeps its origin and its key")
+
+
+def _settle_segments(folder: Path) -> None:
+    """Remove the empty file of a segment that was about to begin when its writer stopped."""
+    for path in (folder / "segments").glob("*.hashes"):
+        if not path.with_suffix(".jsonl").exists() and path.stat().st_size == 0:
+            path.unlink()
+            sync_directory(path.parent)
 
 
 def _settle_tail(folder: Path, found: Recovered, offset: int) -> None:

@@ -80,6 +80,12 @@ class AppendFile:
         _write_at_once(self._fd, data)
         self.size += len(data)
 
+    def cut(self, size: int) -> None:
+        """Give the file back the size that it had, durably."""
+        os.ftruncate(self._fd, size)
+        self.size = size
+        os.fsync(self._fd)
+
     def sync(self) -> None:
         """Make what was written durable."""
         os.fdatasync(self._fd)

@@ -1,8 +1,9 @@
 """Verify a Concordat audit log from outside, with nothing but Python's standard library (3.9 or later).
 
-Run it as `python verify.py DIR [--key VKEY] [--json]`; it needs no other file of the project and no network.
-It re-hashes every entry, rebuilds the Merkle tree (RFC 6962) and compares its root with the signed one.
-Where something is wrong it names the first bad entry. docs/audit-format.md describes the format.
+Run it as `python verify.py PATH [--key VKEY] [--json]`, where PATH is a log's directory, or a bundle of several logs
+(.zip). It needs no other file of the project and no network. It re-hashes every entry, rebuilds the Merkle tree
+(RFC 6962) and compares its root with the signed one. Where something is wrong it names the first bad entry.
+docs/audit-format.md describes the format.
 """
 
 from __future__ import annotations
@@ -15,18 +16,24 @@ import itertools
 import json
 import os
 import re
+import shutil
 import stat
+import struct
 import sys
-from collections.abc import Iterator
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 SCHEMA, B64 = "concordat/audit/v1", "[A-Za-z0-9+/]"
 MAX_ENTRY, MAX_PAYLOAD, MAX_NOTE, MAX_SIGNATURES = 64 * 1024, 1024 * 1024, 128 * 1024, 64
+MAX_BUNDLE, MAX_FILES = 8 * 1024**3, 100_000
 
 
-class VerificationFailure(Exception):  # noqa: N818
+class VerificationFailure(Exception):  # noqa: N818  named by what was found
     """The log does not verify; `seq` is the first bad entry where one can be named."""
 
     seq: int | None = None
@@ -190,6 +197,40 @@ def check_entry(line: bytes, seq: int) -> dict[str, object]:
     return {**entry, "detail": detail}
 
 
+# The same once more as one pattern, ten times as fast. A line that it matches is an entry, save for the order of the
+# names in its detail and the calendar, which are checked beside it; any other line is left to check_entry.
+_CHARS = r'[^"\\\x00-\x1f]*(?:\\(?:["\\bfnrt]|u00(?:0[0-7bef]|1[0-9a-f]))[^"\\\x00-\x1f]*)*'
+_TEXT, _NAME = f'"(?!"){_CHARS}"', '"[A-Za-z0-9_./:-]{1,128}"'
+_PAIR = f'{_NAME}:(?:"{_CHARS}"|0|-?[1-9][0-9]{{0,14}}|true|false)'
+_FIELDS = {"action": r'"([a-z0-9_-]+(?:\.[a-z0-9_-]+)*)"', "actor": _TEXT, "decision": '"(allow|deny|record)"'}
+_FIELDS |= {"detail": f"({{(?:{_PAIR}(?:,{_PAIR})*)?}})", "payload_commitment": f'(?:"({DIGEST})"|null)'}
+_FIELDS |= {"policy": f'(?:"{DIGEST}"|null)', "reason": f"(?:{_TEXT}|null)", "resource": _TEXT}
+_FIELDS |= {"round": f"(?:{COUNT}|null)", "rule": f"(?:{_TEXT}|null)", "run": f"(?:{_TEXT}|null)"}
+_FIELDS |= {"schema": f'"{SCHEMA}"', "seq": f"({COUNT})", "time": r'"([0-9-]{10}T[0-9:]{8}\.[0-9]{6})Z"'}
+FAST = re.compile("{" + ",".join(f'"{name}":{pattern}' for name, pattern in _FIELDS.items()) + "}\n")
+FAST_NAME = re.compile(f"({_NAME}):")
+Facts = tuple[str, str, str, "str | None", "dict[str, object] | None"]
+
+
+def entry_facts(line: bytes, seq: int) -> Facts:
+    """Check an entry like check_entry; return its time, decision, action, commitment and, of the log's own, detail."""
+    try:
+        match = FAST.fullmatch(line.decode()) if len(line) <= MAX_ENTRY + 1 else None
+        if match is not None:
+            action, decision, detail, commitment, number, time = match.groups()
+            names = FAST_NAME.findall(detail) if detail != "{}" else []
+            datetime.fromisoformat(time)
+            if number == str(seq) and all(map(str.__lt__, names, names[1:])):
+                return time + "Z", decision, action, commitment, json.loads(detail) if action[:4] == "log." else None
+    except ValueError:
+        pass
+    entry = check_entry(line, seq)
+    action, commitment, detail = str(entry["action"]), entry["payload_commitment"], entry["detail"]
+    known = commitment if isinstance(commitment, str) else None
+    own = detail if action[:4] == "log." and isinstance(detail, dict) else None
+    return str(entry["time"]), str(entry["decision"]), action, known, own
+
+
 def _open(path: Path) -> BinaryIO:
     # A link, pipe or device in a hostile directory could lead elsewhere or make us wait for ever.
     flags = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
@@ -206,16 +247,30 @@ def _read(path: Path, limit: int) -> bytes:
     return data if len(data) <= limit else fail(f"{path} is larger than {limit} bytes")
 
 
-def read_segments(folder: Path, kind: str) -> Iterator[tuple[int, bytes]]:
-    """Every line ("jsonl") or 32-byte hash ("hashes") of all segments, with the start of its segment."""
-    names, seq = {path.name for path in (folder / "segments").iterdir()}, 0
-    starts = sorted(int(name[:12]) for name in names if re.fullmatch(r"[0-9]{12}\.jsonl", name))
+def segment_starts(folder: Path) -> list[tuple[int, bool]]:
+    """The first number of each segment, and whether its entries are there; those of an early one may be purged."""
+    names = {path.name for path in (folder / "segments").iterdir()}
+    starts = sorted(int(name[:12]) for name in names if re.fullmatch(r"[0-9]{12}\.hashes", name))
     expected = {f"{start:012d}.{suffix}" for start in starts for suffix in ("jsonl", "hashes")}
-    if names != expected or not starts:
+    purged = {f"{start:012d}.jsonl" for start in starts[:-1]} - names
+    if names | purged != expected or not starts:
         fail(f"segments/ is incomplete or holds a stranger: {', '.join(sorted(names ^ expected)[:3])}")
-    for start in starts:
+    return [(start, f"{start:012d}.jsonl" not in purged) for start in starts]
+
+
+def read_segments(folder: Path, kind: str) -> Iterator[tuple[int, bytes]]:
+    """Every line ("jsonl") or 32-byte hash ("hashes") of all segments, with the start of its segment.
+
+    The lines of a segment that was purged are empty.
+    """
+    starts, seq = segment_starts(folder), 0
+    for index, (start, present) in enumerate(starts):
         if start != seq:
             fail(f"entry {seq} is missing: the next {kind} file in segments/ starts at {start}", seq)
+        if kind == "jsonl" and not present:
+            seq = starts[index + 1][0]
+            yield from itertools.repeat((start, b""), seq - start)
+            continue
         with _open(folder / "segments" / f"{start:012d}.{kind}") as file:
             while record := file.read(32) if kind == "hashes" else file.readline(MAX_ENTRY + 2):
                 yield start, record
@@ -247,42 +302,78 @@ class Report:
     last_time: str | None = None
     payloads: int = 0
     erased_payloads: int = 0
+    unrecorded_erasures: int = 0
+    left_out_payloads: int = 0
+    purged: int = 0
+    witnessed: int = 0
     decisions: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-def walk(folder: Path, report: Report, *, payloads: bool = True) -> tuple[_Frontier, int, int, bool]:
+def walk(
+    folder: Path, report: Report, *, payloads: bool = True, copies: dict[int, bytes] | None = None
+) -> tuple[_Frontier, int, int, bool]:
     """Check the signed entries in one pass; return tree, segment and offset of their end, more beyond?"""
-    tree, stored, hashes = _Frontier(), _Frontier(), read_segments(folder, "hashes")
-    lines, segment, offset = read_segments(folder, "jsonl"), 0, 0
+    tree, hashes, lines = _Frontier(), read_segments(folder, "hashes"), read_segments(folder, "jsonl")
+    segment, offset, copies, absent = 0, 0, copies or {}, set()
+    own: list[tuple[int, str, dict[str, object]]] = []  # what the log says of itself
     altered: int | None = None  # the first entry whose hash is not the one stored with it
+    forked: int | None = None
     failure: VerificationFailure | None = None
     try:
         for seq, (start, line) in enumerate(itertools.islice(lines, report.size)):
-            leaf_hash, kept = hashlib.sha256(b"\0" + line[:-1]).digest(), next(hashes, (0, b""))[1]
-            stored.add(kept)
-            altered = seq if altered is None and kept != leaf_hash else altered
-            entry = check_entry(line, seq)
-            tree.add(leaf_hash)
+            kept = next(hashes, (0, b""))[1]
+            leaf_hash = hashlib.sha256(b"\0" + line[:-1]).digest() if line else kept  # purged: its hash is all there is
+            if kept != leaf_hash and altered is None:
+                altered = seq
             segment, offset = start, len(line) + (offset if start == segment else 0)
-            report.last_time, commitment = str(entry["time"]), entry["payload_commitment"]
-            report.first_time = report.first_time or report.last_time
-            report.decisions[str(entry["decision"])] = report.decisions.get(str(entry["decision"]), 0) + 1
-            if payloads and commitment is not None:
-                present = _has_payload(folder, seq, commitment)
-                report.payloads += present
-                report.erased_payloads += not present
+            if line:
+                time, decision, action, commitment, detail = entry_facts(line, seq)
+                report.last_time, report.first_time = time, report.first_time or time
+                report.decisions[decision] = report.decisions.get(decision, 0) + 1
+                if detail is not None:
+                    own.append((seq, action, detail))
+                if payloads and commitment is not None:
+                    if _has_payload(folder, seq, commitment):
+                        report.payloads += 1
+                    else:
+                        absent.add(seq)
+            report.purged += not line
+            tree.add(leaf_hash)
+            if tree.size in copies and tree.root() != copies[tree.size] and forked is None:
+                forked = tree.size
     except VerificationFailure as error:
         failure = error
-    while stored.size < report.size and (kept := next(hashes, (0, b""))[1]):
-        stored.add(kept)
-    _judge(report, tree, stored, altered, failure)
+    _judge(folder, report, tree, altered, failure)
+    if forked is not None:
+        fail(f"a witness cosigned another history of {forked} entries: the log's holder has signed two")
+    report.witnessed, report.erased_payloads = max(copies, default=0), len(absent)
+    report.unrecorded_erasures = len(absent - _erased(own))
+    purges = {detail.get("first") for _, action, detail in own if action == "log.purged"}
+    for start, present in segment_starts(folder):
+        if not present and start not in purges:
+            fail(f"the entries from {start} on are missing, and no entry records that they were purged", start)
     return tree, segment, offset, next(lines, None) is not None or next(hashes, None) is not None
 
 
-def _judge(report: Report, tree: _Frontier, stored: _Frontier, altered: int | None, failure: Exception | None) -> None:
-    hashes_hold = stored.size == report.size and stored.root().hex() == report.root
-    if altered is not None and hashes_hold and (failure is None or altered < tree.size):
-        fail(f"entry {altered} was altered: its hash is not the stored one, which is as signed", altered)
+def _erased(own: list[tuple[int, str, dict[str, object]]]) -> set[int]:
+    """The payloads whose erasure is recorded: numbers and ranges, such as `4,7-9`."""
+    found: set[int] = set()
+    for seq, action, detail in own:
+        if action == "log.erased":
+            for part in str(detail.get("seqs", "")).split(","):
+                match = re.fullmatch("([0-9]{1,15})(-([0-9]{1,15}))?", part)
+                low, high = (int(match[1]), int(match[3] or match[1])) if match else (1, 0)
+                found.update(range(low, min(high, seq) + 1))
+    return found
+
+
+def _judge(folder: Path, report: Report, tree: _Frontier, altered: int | None, failure: Exception | None) -> None:
+    if altered is not None and (failure is None or altered < tree.size):
+        stored = _Frontier()
+        for _, kept in itertools.islice(read_segments(folder, "hashes"), report.size):
+            stored.add(kept)
+        if stored.size == report.size and stored.root().hex() == report.root:
+            fail(f"entry {altered} was altered: its hash is not the stored one, which is as signed", altered)
     if failure is not None:
         raise failure
     if tree.size < report.size:
@@ -294,8 +385,27 @@ def _judge(report: Report, tree: _Frontier, stored: _Frontier, altered: int | No
         fail(f"the entries are as signed, but the stored hash of entry {altered} was altered", altered)
 
 
-def verify(directory: str | os.PathLike[str], vkey: str | None = None) -> Report:
-    """Verify the whole log, or raise VerificationFailure. Without `vkey` the log's own log.vkey is taken."""
+def read_copies(paths: Sequence[str], name: str, key_id: bytes, public: bytes, size: int) -> dict[int, bytes]:
+    """The sizes and roots of this log that witnesses hold: notes, or directories of notes, of which others are left."""
+    found: dict[int, bytes] = {}
+    for given in map(Path, paths):
+        for path in sorted(given.iterdir()) if given.is_dir() else [given]:
+            raw = _read(path, MAX_NOTE)
+            if not raw.startswith(name.encode() + b"\n"):
+                continue
+            seen, root = open_checkpoint(raw, name, key_id, public)
+            if seen > size:
+                fail(f"{path} is a witness's copy with {seen} entries, the log has {size}: it was cut or rolled back")
+            if found.setdefault(seen, root) != root:
+                fail(f"{path} and another copy are of two histories of {seen} entries, both signed by the log's key")
+    return {seen: root for seen, root in found.items() if seen}
+
+
+def verify(directory: str | os.PathLike[str], vkey: str | None = None, *, copies: Sequence[str] = ()) -> Report:
+    """Verify the whole log, or raise VerificationFailure. Without `vkey` the log's own log.vkey is taken.
+
+    `copies` are files or directories with checkpoints of the log that witnesses hold, such as their `witness/`.
+    """
     folder, source = Path(directory), "directory" if vkey is None else "given"
     try:
         if vkey is None or (folder / "log.vkey").exists():
@@ -307,41 +417,130 @@ def verify(directory: str | os.PathLike[str], vkey: str | None = None) -> Report
         raw = _read(folder / "checkpoint", MAX_NOTE)
         size, root = open_checkpoint(raw, name, key_id, public)
         report = Report(name, size, root.hex(), source)
-        beyond = walk(folder, report)[3]
+        beyond = walk(folder, report, copies=read_copies(copies, name, key_id, public, size))[3]
         strays = sum(1 for _ in os.scandir(folder / "payloads")) - report.payloads
-        # Where the checkpoint has moved on meanwhile, a writer is at work and what lies beyond is its.
-        if (beyond or strays > 0) and _read(folder / "checkpoint", MAX_NOTE) == raw:
+        if (beyond or strays > 0) and not _signed_meanwhile(folder, raw):
             what = f"entry {size}" if beyond else "a file in payloads/"
             fail(f"{what} is not covered by the signature: start the log's writer once", size)
     except OSError as error:
-        fail(f"cannot read {error.filename or folder}: {error.strerror}")
+        within = folder / "audit"
+        hint = f"; the log of this home is {within}" if (within / "checkpoint").exists() else ""
+        fail(f"cannot read {error.filename or folder}: {error.strerror}{hint}")
     return report
+
+
+def _signed_meanwhile(folder: Path, checkpoint: bytes) -> bool:
+    """Whether the checkpoint moved on: a writer that is at work signs what it wrote; it is given two seconds for it."""
+    for _ in range(40):
+        if _read(folder / "checkpoint", MAX_NOTE) != checkpoint:
+            return True
+        lock = folder / "lock"
+        if not lock.exists() or not lock.stat().st_size:
+            break
+        time.sleep(0.05)
+    return _read(folder / "checkpoint", MAX_NOTE) != checkpoint
+
+
+# A bundle: the logs of several parties as logs/00, logs/01 and so on in one ZIP without compression.
+BUNDLED = r"bundle\.json|README\.txt|(logs/[0-9]{2})/(checkpoint|log\.vkey"
+BUNDLED += r"|witnessed/[0-9]{4}|segments/[0-9]{12}\.(jsonl|hashes)|payloads/[0-9]{12}\.json)"
+
+
+def unpack(path: Path, folder: Path) -> list[Path]:
+    """Unpack a bundle into `folder` and return the directories of its logs; never more bytes than it has itself."""
+    size, logs = path.stat().st_size, set()
+    with _open(path) as file, zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        twice = len({member.filename for member in members}) != len(members)
+        if size > MAX_BUNDLE or len(members) > MAX_FILES or twice:
+            fail(f"{path} is larger than {MAX_BUNDLE} bytes, or holds more than {MAX_FILES} files or one of them twice")
+        if sum(member.file_size for member in members) > size:
+            fail(f"{path} says that it holds more bytes than it has: it is no bundle")
+        for member in members:
+            match = re.fullmatch(BUNDLED, member.filename)
+            packed = member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size
+            if not match or packed or member.flag_bits & 1:
+                fail(f"{path} holds {member.filename[:80]!r}, which belongs to no bundle, or is packed")
+            for needed in ("payloads", "segments", "witnessed") if match[1] else ():
+                logs.add(folder / match[1])
+                (folder / match[1] / needed).mkdir(parents=True, exist_ok=True)
+            with archive.open(member) as source, (folder / member.filename).open("xb") as out:
+                shutil.copyfileobj(source, out, 1024 * 1024)
+    return sorted(logs) if logs else fail(f"{path} holds no log")
+
+
+def choose_key(keys: Sequence[str], name: str) -> str | None:
+    """Of the keys that were given the one of this name; None where none were given, failure where it is missing."""
+    named = {key for key in keys if key.partition("+")[0] == name}
+    if len(named) > 1:
+        fail(f"{len(named)} different keys of {name} were given, expected one")
+    return named.pop() if named else fail(f"no key of {name} was given") if keys else None
+
+
+def verify_bundle(path: str | os.PathLike[str], keys: Sequence[str] = ()) -> list[Report]:
+    """Verify every log in a bundle, or raise VerificationFailure. Where keys are given, each log needs its own."""
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            reports = []
+            for folder in unpack(Path(path), Path(scratch)):
+                name = _read(folder / "checkpoint", MAX_NOTE).partition(b"\n")[0].decode("latin-1")
+                report = verify(folder, choose_key(keys, name), copies=[str(folder / "witnessed")])
+                # Whoever makes a bundle may leave payloads out: that says nothing about the log.
+                report.left_out_payloads, report.unrecorded_erasures = report.unrecorded_erasures, 0
+                report.erased_payloads -= report.left_out_payloads
+                reports.append(report)
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, struct.error, EOFError, RuntimeError, ValueError) as error:
+        fail(f"{path} is not a sound archive: {error}")
+    except OSError as error:
+        fail(f"cannot read {path}: {error.strerror or error}")
+    if len({report.origin for report in reports}) != len(reports):
+        fail(f"{path} holds two logs of one party")
+    return reports
 
 
 def describe(report: Report) -> str:
     """The report as a few readable lines."""
     note = "consistent, but the key is from the log's own directory: to show who wrote it, give --key"
+    erased = f"{report.erased_payloads} erased"
+    if report.unrecorded_erasures:
+        erased += f", {report.unrecorded_erasures} of them without an entry that says so"
+    if report.left_out_payloads:
+        erased += f", {report.left_out_payloads} not in this bundle"
+    if report.purged:
+        erased += f"; {report.purged} entries purged, their hashes kept"
+    if report.witnessed:
+        erased += f"\nwitnesses: their copies agree, the latest has {report.witnessed} entries"
     return (
         f"verified: {report.origin}, {report.size} entries, {report.first_time} to {report.last_time}\n"
         f"decisions: {', '.join(f'{n} {name}' for name, n in report.decisions.items()) or 'none'}\n"
-        f"payloads: {report.payloads} present, {report.erased_payloads} erased\nroot: {report.root}\n"
+        f"payloads: {report.payloads} present, {erased}\nroot: {report.root}\n"
         f"signature: {'by the key that was given' if report.key_source == 'given' else note}"
     )
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser(description="Verify a Concordat audit log.")
-    parser.add_argument("directory", metavar="DIR", help="with checkpoint, log.vkey, segments/, payloads/")
-    parser.add_argument("--key", metavar="VKEY", help="the verifier key, from a source that you trust")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser = argparse.ArgumentParser(description="Verify a Concordat audit log, or a bundle of several.")
+    parser.add_argument("path", metavar="PATH", help="a log's directory (checkpoint, log.vkey, ...) or a bundle (.zip)")
+    parser.add_argument("--key", metavar="VKEY", action="append", help="a verifier key, from a source that you trust")
+    parser.add_argument("--witness", metavar="PATH", action="append", help="a witness's copy, or a directory of them")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, one object for each log")
     options = parser.parse_args()
+    path, keys = options.path, options.key or []
     try:
-        report = verify(options.directory, options.key)
+        if len(keys) > 1 and Path(path).is_dir():
+            fail("several keys were given, expected one: a log has one key")
+        is_bundle = Path(path).is_file()
+        if is_bundle:
+            reports = verify_bundle(path, keys)
+        else:
+            key, copies = keys[0] if keys else None, options.witness or []
+            reports = [verify(path, key, copies=copies)]
     except VerificationFailure as failure:
         if options.json:
             print(json.dumps({"verified": False, "seq": failure.seq, "error": str(failure)}))
         sys.exit(1 if options.json else f"FAILED: {failure}")
-    print(json.dumps({"verified": True, **vars(report)}) if options.json else describe(report))
+    for report in reports:
+        print(json.dumps({"verified": True, **vars(report)}) if options.json else describe(report))
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def verdicts(sides: list[Measured], floats: int | None) -> list[str]:
     return lines
 
 
-def _reached(yes: bool) -> str:  # noqa: FBT001
+def _reached(yes: bool) -> str:  # noqa: FBT001  its only argument
     return "reached" if yes else "not reached"
 
 

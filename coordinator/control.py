@@ -7,50 +7,97 @@ import base64
 import json
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs
 
-from coordinator.executor import Executor
+from coordinator.events import EventLog
+from coordinator.execution import Execution
 from coordinator.gateway import CONTROL_PREFIX, Scope, Send, send_json, send_response
+from coordinator.recorded import RecordedRun, describe
+from coordinator.registry import checkpoint, fetched, kept_of
+from coordinator.releases import Releases, Run
 from coordinator.superlink import Response, SuperLink
 from federation.errors import IdentityError, UsageError, WireError
 from federation.identity import Peer
 from federation.limits import LIMITS
+from federation.release import parse_release_request
 from federation.run import SignedRun, app_digest, parse_signed_run
 
 FOLLOW_SECONDS = 10.0
 FOLLOWERS = 32
+LISTED = ("run", "state", "purpose", "submitted", "closed", "rounds", "metrics")
+"""What the list of runs says of each."""
 
 
 class Runs:
-    """The runs of this coordinator's process; one executes at a time, in its own thread."""
+    """The coordinator's runs, those of earlier processes among them; one executes at a time, in its own thread."""
 
-    def __init__(self, make: Callable[[SignedRun, bytes, Peer], Executor]) -> None:
+    def __init__(
+        self, make: Callable[[SignedRun, bytes, Peer], Execution], again: Callable[[RecordedRun, Peer], Execution]
+    ) -> None:
         self._make = make
-        self._runs: dict[str, Executor] = {}
+        self._again = again
+        self._runs: dict[str, Execution | RecordedRun] = {}
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self.hold = threading.Lock()
+        """Whoever asks silos for something beside a run holds this meanwhile, and only while `is_idle`."""
 
-    def submit(self, signed: SignedRun, app: bytes, operator: Peer) -> Executor:
+    def submit(self, signed: SignedRun, app: bytes, operator: Peer) -> Execution:
         """Accept a run and start it; raises UsageError while another one executes."""
         with self._lock:
-            active = [run for run in self._runs.values() if run.state in {"pending", "running"}]
-            if active:
-                raise UsageError(
-                    f"run {active[0].run_id} is executing",
-                    advice="wait for its end, or stop it with: concordat run stop " + active[0].run_id,
-                )
-            run = self._make(signed, app, operator)
-            self._runs[run.run_id] = run
-            thread = threading.Thread(target=run.execute, name=f"run-{run.run_id}", daemon=True)
-            self._threads.append(thread)
+            self._require_idle()
+            return self._start(self._make(signed, app, operator))
+
+    def resume(self, run_id: str, operator: Peer) -> Execution:
+        """Go on with a run that failed or was stopped; raises UsageError for any other, or while one executes."""
+        run = self.get(run_id)
+        with self._lock:
+            self._require_idle()
+            if run.state not in {"failed", "stopped"}:
+                raise UsageError(f"run {run_id} is {run.state}, expected one that failed or was stopped")
+            return self._start(self._again(RecordedRun(run.directory), operator))
+
+    def know(self, runs: Iterable[RecordedRun]) -> None:
+        """Take over the runs of earlier processes."""
+        with self._lock:
+            self._runs |= {run.run_id: run for run in runs}
+
+    def take_up(self, run: Execution) -> None:
+        """Go on with a run that an earlier process was interrupted in."""
+        with self._lock:
+            self._start(run)
+
+    def is_idle(self) -> bool:
+        """Whether no run is executed, nor about to be."""
+        return not self._active()
+
+    def _active(self) -> list[Execution | RecordedRun]:
+        return [run for run in list(self._runs.values()) if run.state in {"pending", "running"}]
+
+    def _require_idle(self) -> None:
+        active = self._active()
+        if active:
+            raise UsageError(
+                f"run {active[0].run_id} is executing",
+                advice="wait for its end, or stop it with: concordat run stop " + active[0].run_id,
+            )
+
+    def _start(self, run: Execution) -> Execution:
+        self._runs[run.run_id] = run
+        thread = threading.Thread(target=self._execute, args=(run,), name=f"run-{run.run_id}", daemon=True)
+        self._threads.append(thread)
         thread.start()
         return run
 
-    def get(self, run_id: str) -> Executor:
+    def _execute(self, run: Execution) -> None:
+        with self.hold:
+            pass  # what was asked of silos beside a run has its answers, or gave up
+        run.execute()
+
+    def get(self, run_id: str) -> Execution | RecordedRun:
         """A run by its id; raises UsageError."""
         with self._lock:
             run = self._runs.get(run_id)
@@ -58,21 +105,34 @@ class Runs:
             raise UsageError(f"no run {run_id[:80]!r} here", advice="list them with: concordat run list")
         return run
 
-    def all(self) -> list[Executor]:
+    def all(self) -> list[Execution | RecordedRun]:
         """Every run, oldest first."""
         with self._lock:
             return list(self._runs.values())
 
+    def executed(self) -> list[Execution]:
+        """The runs that this process executes or has executed."""
+        return [run for run in self.all() if isinstance(run, Execution)]
+
     def exclude(self, silo: str) -> None:
         """Have what executes go on without a silo."""
-        for run in self.all():
+        for run in self.executed():
             if run.state == "running":
                 run.exclude(silo)
 
     def stop(self) -> None:
         """Stop what executes and wait for it to have recorded its end."""
-        for run in self.all():
+        for run in self.executed():
             run.stop()
+        self._join()
+
+    def suspend(self) -> None:
+        """Interrupt what executes, to be taken up by the next process, and wait for it to have recorded that."""
+        for run in self.executed():
+            run.suspend()
+        self._join()
+
+    def _join(self) -> None:
         for thread in self._threads:
             thread.join(timeout=10)
 
@@ -80,8 +140,11 @@ class Runs:
 class Control:
     """Answers the control interface."""
 
-    def __init__(self, runs: Runs, superlink: SuperLink, members: Callable[[], list[dict[str, Any]]]) -> None:
+    def __init__(
+        self, runs: Runs, superlink: SuperLink, members: Callable[[], list[dict[str, Any]]], releases: Releases
+    ) -> None:
         self._runs = runs
+        self._releases = releases
         self._superlink = superlink
         self._members = members
         # Whoever follows a run waits in a thread; these are its own, so that no silo's request waits for one.
@@ -96,26 +159,58 @@ class Control:
                 online = self._superlink.online()
                 await send_json(send, 200, [{**m, "online": m["name"] in online} for m in self._members()])
             case ("GET", "runs"):
-                await send_json(send, 200, [{"run": run.run_id, "state": run.state} for run in self._runs.all()])
+                await send_json(send, 200, await asyncio.to_thread(self._list))
             case ("POST", "runs"):
                 run = await asyncio.to_thread(self._submit, peer, body)
                 await send_json(send, 201, {"run": run.run_id})
+            case ("GET", "runs", run_id) if run_id:
+                await send_json(send, 200, await asyncio.to_thread(self._describe, run_id))
             case ("GET", "runs", run_id, "events"):
                 query = parse_qs(scope["query_string"].decode("ascii", "replace"))
-                await self._follow(self._runs.get(run_id), _after(query), send)
+                await self._follow(await asyncio.to_thread(self._events, run_id), _after(query), send)
             case ("POST", "runs", run_id, "stop"):
                 self._runs.get(run_id).stop()
                 await send_json(send, 202, {"run": run_id})
-            case ("GET", "runs", run_id, "model"):
-                model = self._runs.get(run_id).directory / "model.npz"
-                if not model.exists():
-                    raise UsageError(f"run {run_id} has no model", advice="it has not completed")
-                content = await asyncio.to_thread(model.read_bytes)
-                await send_response(send, Response(200, content, "application/octet-stream"))
+            case ("POST", "runs", run_id, "resume"):
+                await asyncio.to_thread(self._runs.resume, run_id, peer)
+                await send_json(send, 202, {"run": run_id})
+            case ("POST", "runs", run_id, "release"):
+                await send_json(send, 200, await asyncio.to_thread(self._release, run_id, peer, body))
+            case ("GET", "runs", run_id, ("model" | "passport" | "submission" | "statistics") as what):
+                await send_response(send, await asyncio.to_thread(self._fetched, run_id, peer, what))
+            case ("GET", "runs", run_id, "checkpoints", number):
+                await send_response(send, await asyncio.to_thread(self._checkpoint, run_id, peer, number))
             case _:
                 await send_json(send, 404, {"error": f"no such call: {method} {scope['path'][:200]}"})
 
-    def _submit(self, peer: Peer, body: bytes) -> Executor:
+    def _of(self, run_id: str) -> Run:
+        run = self._runs.get(run_id)
+        return run_id, run.directory, run.events.after(0, 0.0)[0]
+
+    def _fetched(
+        self, run_id: str, peer: Peer, what: Literal["model", "passport", "submission", "statistics"]
+    ) -> Response:
+        response = fetched(self._runs.get(run_id), what)
+        if what == "model":
+            self._releases.require(self._of(run_id), peer)
+        return response
+
+    def _checkpoint(self, run_id: str, peer: Peer, number: str) -> Response:
+        """A round's model, kept from an operator as the final one is: the last round's is that very model."""
+        response = checkpoint(self._runs.get(run_id), number)
+        self._releases.require(self._of(run_id), peer)
+        return response
+
+    def _release(self, run_id: str, peer: Peer, body: bytes) -> dict[str, dict[str, str]]:
+        try:
+            fields = json.loads(body)
+        except (ValueError, RecursionError):
+            fields = None
+        if not isinstance(fields, dict):
+            raise WireError("the request is not one for a release")
+        return self._releases.ask(self._of(run_id), parse_release_request(fields), peer)
+
+    def _submit(self, peer: Peer, body: bytes) -> Execution:
         try:
             fields = json.loads(body)
             app = base64.b64decode(fields.pop("app"), validate=True)
@@ -128,13 +223,28 @@ class Control:
             raise IdentityError(f"got app {app_digest(app)}, expected {signed.app_digest}, which was signed")
         return self._runs.submit(signed, app, peer)
 
-    async def _follow(self, run: Executor, after: int, send: Send) -> None:
+    def _events(self, run_id: str) -> EventLog:
+        return self._runs.get(run_id).events
+
+    def _describe(self, run_id: str) -> dict[str, Any]:
+        run = self._runs.get(run_id)
+        return {**describe(run_id, run.state, run.events.after(0, 0.0)[0]), **kept_of(run.directory)}
+
+    def _list(self) -> list[dict[str, Any]]:
+        """Every run with what stands first of it."""
+        found = []
+        for run in self._runs.all():
+            known = describe(run.run_id, run.state, run.events.after(0, 0.0)[0])
+            found.append({name: known[name] for name in LISTED if name in known})
+        return found
+
+    async def _follow(self, log: EventLog, after: int, send: Send) -> None:
         """Stream the run's events as JSON lines until it ends; an empty line shows that the stream lives."""
         headers = [(b"content-type", b"application/x-ndjson")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         ended, loop = False, asyncio.get_running_loop()
         while not ended:
-            events, ended = await loop.run_in_executor(self._followers, run.events.after, after, FOLLOW_SECONDS)
+            events, ended = await loop.run_in_executor(self._followers, log.after, after, FOLLOW_SECONDS)
             after += len(events)
             lines = b"".join(json.dumps(event).encode() + b"\n" for event in events) or b"\n"
             await send({"type": "http.response.body", "body": lines, "more_body": True})
@@ -146,10 +256,3 @@ def _after(query: Mapping[str, list[str]]) -> int:
     if not re.fullmatch(r"[0-9]{1,12}", value):
         raise UsageError(f"got after={value[:20]!r}, expected a number")
     return int(value)
-
-
-def write_submission(directory: Path, signed: SignedRun, app: bytes) -> None:
-    """Keep what was submitted beside the run's results."""
-    (directory / "run.yaml").write_text(signed.text)
-    (directory / "signed.json").write_text(json.dumps(signed.fields()) + "\n")
-    (directory / "app.fab").write_bytes(app)

@@ -10,17 +10,16 @@ import base64
 import binascii
 import json
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
-from typing import Any, ClassVar, Protocol
-
-from cryptography import x509
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from datetime import UTC, datetime
+from typing import Any, Protocol
 
 from audit.errors import AuditError
+from coordinator.door import PEER, PeerCertificateProtocol
 from coordinator.superlink import FLEET_PREFIX, PULL_MESSAGES, Response, SuperLink
 from federation.errors import ConcordatError, Exit, IdentityError
-from federation.identity import Peer, Role, peer_of
+from federation.identity import Peer, Role, load_der_certificate, peer_of
 from federation.limits import LIMITS
+from federation.renewal import IDENTITY_PREFIX
 from policies.errors import PolicyError
 
 Scope = dict[str, Any]
@@ -30,40 +29,14 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 CONTROL_PREFIX = "/concordat/v1/control/"
 EVIDENCE_PREFIX = "/concordat/v1/evidence/"
 LONG_POLL_SECONDS = 20.0
-PEER = "concordat.peer"
+BODY_SECONDS = 120.0
+CLOCK_TOLERANCE_SECONDS = 300.0
 
 PREFIX_OF_ROLE = {
     Role.SILO: FLEET_PREFIX,
     Role.OPERATOR: CONTROL_PREFIX,
     Role.AUDITOR: EVIDENCE_PREFIX,
 }
-
-
-class PeerCertificateProtocol(HttpToolsProtocol):
-    """Uvicorn's HTTP protocol, which also puts the TLS peer's certificate (DER) into the scope.
-
-    It knows the connections that are open, so that those of a peer can be cut.
-    """
-
-    open_connections: ClassVar[set[PeerCertificateProtocol]] = set()
-    certificate: bytes | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Read the peer's certificate once the handshake is done."""
-        super().connection_made(transport)
-        tls = transport.get_extra_info("ssl_object")
-        self.certificate = tls.getpeercert(binary_form=True) if tls is not None else None
-        self.open_connections.add(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
-        self.open_connections.discard(self)
-        super().connection_lost(exc)
-
-    def on_message_begin(self) -> None:
-        """Extend the scope that the server builds for each request."""
-        super().on_message_begin()
-        self.scope["extensions"] = {PEER: {"certificate": self.certificate}}
 
 
 class Interface(Protocol):
@@ -78,15 +51,15 @@ class Gateway:
 
     def __init__(
         self,
-        federation: str,
-        is_member: Callable[[Peer], None],
+        identify: Callable[[bytes], Peer],
         superlink: SuperLink,
         control: Interface,
         evidence: Interface,
+        identity: Interface,
         on_refused: Callable[[Peer | None, str, str], None],
     ) -> None:
-        self._federation = federation
-        self._is_member = is_member
+        self._identify_certificate = identify
+        self._identity = identity
         self._superlink = superlink
         self._control = control
         self._evidence = evidence
@@ -103,61 +76,55 @@ class Gateway:
             return
         if scope["type"] != "http":
             return
-        peer: Peer | None = None
+        der = scope.get("extensions", {}).get(PEER, {}).get("certificate")
         try:
-            peer = self._identify(scope)
-            self._belongs(peer)
-            self._authorise(peer, scope["path"])
+            if der is None:
+                raise IdentityError("the connection has no client certificate")
+            peer = self._identify_certificate(der)
+            authorise(peer, scope["path"])
         except IdentityError as error:
-            await asyncio.to_thread(self._on_refused, peer, scope["path"], str(error))
-            await send_response(send, Response(403, str(error).encode(), "text/plain; charset=utf-8"))
+            await self._refuse(claimed_by(der), scope, 403, str(error), send)
             return
-        if peer.role is Role.SILO:
-            await self._fleet(peer, scope, receive, send)
-            return
-        interface = self._control if peer.role is Role.OPERATOR else self._evidence
         try:
-            body = await read_body(receive, LIMITS.control_request)
-            await _while_connected(receive, interface(peer, scope, body, send))
+            if scope["path"].startswith(IDENTITY_PREFIX):
+                body = await read_body(receive, LIMITS.enrolment_request)
+                await self._identity(peer, scope, body, send)
+            elif peer.role is Role.SILO:
+                await self._fleet(peer, scope, receive, send)
+            else:
+                interface = self._control if peer.role is Role.OPERATOR else self._evidence
+                body = await read_body(receive, LIMITS.control_request)
+                await _while_connected(receive, interface(peer, scope, body, send))
+        except TooLargeError as error:
+            await self._refuse(peer, scope, 413, str(error), send)
         except (ConcordatError, PolicyError, AuditError) as error:
             code = error.exit_code if isinstance(error, ConcordatError) else Exit.FAILED
             await send_json(send, 422, {"error": str(error), "exit_code": int(code)})
 
-    def _identify(self, scope: Scope) -> Peer:
-        der = scope.get("extensions", {}).get(PEER, {}).get("certificate")
-        if der is None:
-            raise IdentityError("the connection has no client certificate")
-        return _peer_of_der(der)
-
-    def _belongs(self, peer: Peer) -> None:
-        if peer.federation != self._federation:
-            raise IdentityError(f"got a certificate of federation {peer.federation}, expected {self._federation}")
-        self._is_member(peer)
-
-    def _authorise(self, peer: Peer, path: str) -> None:
-        prefix = PREFIX_OF_ROLE.get(peer.role)
-        if prefix is None or not path.startswith(prefix):
-            raise IdentityError(f"a certificate with role {peer.role} does not reach {path[:100]}")
+    async def _refuse(self, peer: Peer | None, scope: Scope, status: int, reason: str, send: Send) -> None:
+        await asyncio.to_thread(self._on_refused, peer, scope["path"], reason)
+        await send_response(send, Response(status, reason.encode(), "text/plain; charset=utf-8"))
 
     async def _fleet(self, peer: Peer, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = flower_identity_problem(peer, scope["headers"])
+        refusal = flower_identity_problem(peer, scope["headers"]) or clock_problem(peer, scope["headers"])
         if refusal is not None:
-            await asyncio.to_thread(self._on_refused, peer, scope["path"], refusal)
-            await send_response(send, Response(403, refusal.encode(), "text/plain; charset=utf-8"))
+            await self._refuse(peer, scope, 403, refusal, send)
             return
-        try:
-            body = await read_body(receive, LIMITS.fleet_request)
-        except ConcordatError as error:
-            await send_response(send, Response(413, str(error).encode(), "text/plain; charset=utf-8"))
-            return
+        body = await read_body(receive, LIMITS.fleet_request)
         node_id = self._superlink.enrol(peer.name, peer.public_key)
         if scope["path"] == PULL_MESSAGES:
-            await self._long_poll(node_id, body, scope, receive, send)
+            response = await self._long_poll(node_id, body, scope, receive)
+        else:
+            response = await asyncio.to_thread(self._superlink.fleet, scope["path"], body, scope["headers"])
+        if response is None:
             return
-        await send_response(send, await asyncio.to_thread(self._superlink.fleet, scope["path"], body, scope["headers"]))
+        if response.status in {401, 403}:
+            await self._refuse(peer, scope, response.status, response.body.decode("utf-8", "replace"), send)
+        else:
+            await send_response(send, response)
 
-    async def _long_poll(self, node_id: int, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a pull at once if a message is there, else when one comes, else empty after a while."""
+    async def _long_poll(self, node_id: int, body: bytes, scope: Scope, receive: Receive) -> Response | None:
+        """Answer a pull at once if a message is there, else when one comes or after a while; None if the peer left."""
         wake = self._wake.setdefault(node_id, asyncio.Event())
         wake.clear()
         response = self._superlink.fleet(scope["path"], body, scope["headers"])
@@ -169,21 +136,31 @@ class Gateway:
             woken.cancel()
             gone.cancel()
             if left:
-                return
+                return None
             if message_ready:
                 response = self._superlink.fleet(scope["path"], body, scope["headers"])
-        await send_response(send, response)
+        return response
 
-    def cut(self, names: set[str]) -> None:
-        """Close every connection of these members at once; may be called from any thread."""
+    def recheck(self, on_cut: Callable[[Peer | None, str], None]) -> None:
+        """Check every open connection against the manifest again and cut those that fail; from any thread."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._cut, names)
+            self._loop.call_soon_threadsafe(self._recheck, on_cut)
 
-    @staticmethod
-    def _cut(names: set[str]) -> None:
+    def _recheck(self, on_cut: Callable[[Peer | None, str], None]) -> None:
+        cut: dict[bytes, str] = {}
         for connection in list(PeerCertificateProtocol.open_connections):
-            if connection.certificate is not None and _peer_of_der(connection.certificate).name in names:
+            der = connection.certificate
+            if der is None:
+                continue
+            try:
+                self._identify_certificate(der)
+            except (ConcordatError, PolicyError, AuditError, OSError) as error:
+                # Also where it cannot be checked: what one connection meets must not spare the others.
+                cut[der] = str(error)
                 connection.transport.abort()
+        if self._loop is not None:
+            for der, reason in cut.items():
+                self._loop.run_in_executor(None, on_cut, claimed_by(der), reason)
 
     def _message_ready(self, node_id: int) -> None:
         if self._loop is not None:
@@ -209,9 +186,33 @@ class Gateway:
                 return
 
 
-@lru_cache(maxsize=1024)
-def _peer_of_der(der: bytes) -> Peer:
-    return peer_of(x509.load_der_x509_certificate(der))
+def claimed_by(der: bytes | None) -> Peer | None:
+    """The identity that a certificate claims, for the record of its refusal; None where it has none."""
+    try:
+        return None if der is None else peer_of(load_der_certificate(der))
+    except IdentityError:
+        return None
+
+
+def authorise(peer: Peer, path: str) -> None:
+    """Check that a role reaches an interface; raises IdentityError."""
+    prefix = PREFIX_OF_ROLE.get(peer.role)
+    if path.startswith(IDENTITY_PREFIX) or (prefix is not None and path.startswith(prefix)):
+        return
+    raise IdentityError(f"a certificate with role {peer.role} does not reach {path[:100]}")
+
+
+def clock_problem(peer: Peer, headers: list[tuple[bytes, bytes]], now: datetime | None = None) -> str | None:
+    """Say how far a request's time stamp is off, or return None where it is near enough for Flower to decide."""
+    stamps = [value for name, value in headers if name == b"flwr-timestamp"]
+    try:
+        off = (datetime.fromisoformat(stamps[0].decode()) - (now or datetime.now(UTC))).total_seconds()
+    except (IndexError, ValueError, TypeError):
+        return "the request has no usable flwr-timestamp header"
+    if abs(off) > CLOCK_TOLERANCE_SECONDS:
+        way = "ahead" if off > 0 else "behind"
+        return f"the clock of {peer.name} is {abs(off):.0f} s {way} of the coordinator's; set the wrong one right"
+    return None
 
 
 def flower_identity_problem(peer: Peer, headers: list[tuple[bytes, bytes]]) -> str | None:
@@ -228,8 +229,20 @@ def flower_identity_problem(peer: Peer, headers: list[tuple[bytes, bytes]]) -> s
     return None
 
 
+class TooLargeError(ConcordatError):
+    """A request's body is larger than it may be."""
+
+
 async def read_body(receive: Receive, limit: int) -> bytes:
-    """Read a request body of at most `limit` bytes; raises ConcordatError beyond it."""
+    """Read a request body of at most `limit` bytes; raises TooLargeError beyond it, ConcordatError where it is slow."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _read_body(receive, limit)
+    except TimeoutError:
+        raise ConcordatError(f"the request's body did not arrive within {BODY_SECONDS:.0f} s") from None
+
+
+async def _read_body(receive: Receive, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:
@@ -239,7 +252,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
-            raise ConcordatError(f"got a request of more than {limit} bytes, the most that is accepted here")
+            raise TooLargeError(f"got a request of more than {limit} bytes, the most that is accepted here")
         parts.append(part)
         if not message.get("more_body"):
             # Joined once: growing one buffer would copy a chunk of weights several times over.

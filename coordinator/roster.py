@@ -17,6 +17,8 @@ class Admitted:
     examples: int
     shapes: tuple[LayerShape, ...]
     initial_digest: str
+    learning_rate: float | None = None
+    """The constant rate of plain SGD, where the run's strategy goes by it."""
 
 
 class Roster:
@@ -38,6 +40,13 @@ class Roster:
         """The examples that each admitted silo announced."""
         return {name: part.examples for name, part in self._admitted.items()}
 
+    def counted(self, *, alike: bool) -> dict[str, int]:
+        """What each silo's update weighs in the mean: its examples, or 1 where silos count alike.
+
+        With silo-level privacy they do: what a silo's rows do to the mean must not go beyond what its clip norm says.
+        """
+        return dict.fromkeys(self._admitted, 1) if alike else self.examples
+
     def shapes(self) -> tuple[LayerShape, ...]:
         """The model's shapes; raises RunFailedError where the silos do not report the same."""
         reported = [part.shapes for part in self._admitted.values()]
@@ -46,6 +55,16 @@ class Roster:
                 "the silos report different model shapes", advice="check that all run the same TensorFlow"
             )
         return reported[0]
+
+    def learning_rate(self) -> float | None:
+        """The one learning rate that all silos announced; None where none did. Raises RunFailedError."""
+        rates = {part.learning_rate for part in self._admitted.values()}
+        if len(rates) > 1:
+            told = ", ".join(f"{name} {part.learning_rate}" for name, part in self._admitted.items())
+            raise RunFailedError(
+                f"got different learning rates ({told}), expected one", advice="set a constant rate in the app's model"
+            )
+        return rates.pop()
 
     def available(self, last_seen: Callable[[int], float]) -> dict[str, int]:
         """Names and node ids of the silos that can be asked now; `last_seen` is when a node last waited for work."""
@@ -76,7 +95,8 @@ class Roster:
         """A silo admitted the run again; returns whether it takes part: it must announce the same as before."""
         before = self._admitted[name]
         self._forgot.discard(name)
-        if (again.examples, again.shapes) != (before.examples, before.shapes):
+        same = (before.examples, before.shapes, before.learning_rate)
+        if (again.examples, again.shapes, again.learning_rate) != same:
             self._left.add(name)
             return False
         self._missed.pop(name, None)

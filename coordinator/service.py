@@ -2,145 +2,242 @@
 
 from __future__ import annotations
 
+import asyncio
+import resource as limits_of_process
 import secrets
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from audit import keys as log_keys
-from audit.entry import Event
-from audit.log import AuditLog
-from coordinator.control import Control, Runs, write_submission
+from audit.entry import Decision, Event
+from audit.heartbeat import Heartbeat
+from audit.log import utc_now
+from audit.rollback import RollbackGuard
+from audit.upkeep import Upkeep
+from audit.witness import Witness
+from coordinator.asides import Asides
+from coordinator.authority import Authority
+from coordinator.control import Control, Runs
+from coordinator.cosigning import IdleCosigning
+from coordinator.enrolment import Enrolment, Renewal
 from coordinator.evidence import Evidence
+from coordinator.execution import Execution
 from coordinator.executor import Executor
-from coordinator.gateway import Gateway, PeerCertificateProtocol
+from coordinator.gateway import Gateway
+from coordinator.identities import Identities
+from coordinator.manifest_news import ManifestNews
+from coordinator.metrics import CoordinatorMetrics
+from coordinator.recorded import (
+    INTERRUPTED,
+    Logged,
+    RecordedRun,
+    read_logged,
+    read_submission,
+    recorded_runs,
+    write_submission,
+)
+from coordinator.refusals import RefusalBudget
+from coordinator.releases import Releases
+from coordinator.server import Listener, Server
+from coordinator.statistics import Survey
 from coordinator.superlink import SuperLink
+from coordinator.watch import Reactions, Watch
+from coordinator.witnessing import Witnessing
 from federation import __version__
 from federation.addresses import split_address
 from federation.enrolment import log_origin
-from federation.errors import ConcordatError, IdentityError, UsageError
+from federation.errors import ConcordatError, IdentityError, RunFailedError, UsageError
 from federation.home import Home, read_limited
-from federation.identity import Peer, Role, load_certificate
+from federation.identity import Peer, Role, load_certificate, peer_of
 from federation.limits import LIMITS
-from federation.manifest import SignedManifest, load_manifest
+from federation.manifest import SignedManifest, accept_manifest, load_manifest
 from federation.memory import keep_freed_memory
+from federation.metrics import CountedLog, StatusServer
+from federation.passport import Predicate, issue
+from federation.renewal import certificate_of
 from federation.run import SignedRun, verify_signed_run
-from federation.tls import server_context
+from federation.statistics.document import asks_for_statistics, load_statistics
+from federation.tls import enrolment_context, load_identity, server_context, trust_also
 from policies.errors import PolicyError
-
-WATCH_SECONDS = 1.0
 
 
 class Coordinator:
-    """One coordinator, from its home directory."""
+    """One coordinator, from its home directory; beside an authority it also enrols and renews on line."""
 
-    def __init__(self, home: Home, listen: str | None = None) -> None:
+    def __init__(
+        self,
+        home: Home,
+        listen: str | None = None,
+        authority: Authority | None = None,
+        enrolment: str | None = None,
+        metrics: str | None = None,
+    ) -> None:
         keep_freed_memory()
+        allow_many_connections()
         self._home = home
         identity = home.identity()
         if identity.role is not Role.COORDINATOR:
-            raise IdentityError(f"{home.path} is the home of a {identity.role}, expected a coordinator")
+            raise IdentityError(
+                f"{home.path} is the home of the {identity.role} {identity.name}, expected a coordinator"
+            )
         home.private_key()
         self._peer = identity
-        self._authority = load_certificate(read_limited(home.authority, LIMITS.certificate))
         self._known_manifest: tuple[tuple[int, int], SignedManifest] | None = None
+        self._authority = authority
+        if authority is not None:
+            authority.check_key()
+            self._check_same_federation(authority)
+            # The one in the home may be of an issuing authority that has expired meanwhile.
+            newest = authority.manifest()
+            accept_manifest(home, newest.document.text, newest.signature)
         member = self._manifest().federation.member(identity.name)
         if not (listen or member.addresses):
             raise UsageError(f"the manifest has no address for {identity.name}", advice="give --listen host:port")
         self._host, self._port = split_address(listen or member.addresses[0])
-        self._log = AuditLog.open(
-            home.audit,
-            origin=log_origin(identity.federation, identity.role, identity.name),
-            key=log_keys.load_key(home.log_key),
-            clock=lambda: datetime.now(UTC),
+        self._enrolment = split_address(enrolment) if enrolment else None
+        self._context = self._server_context()
+        origin, log_key = log_origin(identity.federation, identity.role, identity.name), log_keys.load_key(home.log_key)
+        self._log = CountedLog.open(home.audit, origin=origin, key=log_key, clock=utc_now)
+        self._heartbeat = Heartbeat(self._log, identity.uri)
+        self._upkeep = Upkeep(self._log, identity.uri)
+        self._witnessing = Witnessing(
+            self._log,
+            Witness(home.audit / "witness", origin, log_key, utc_now),
+            RollbackGuard(self._log, identity.uri),
+            lambda: self._manifest().federation,
+            self._record,
         )
-        self._superlink = SuperLink()
-        self._runs = Runs(self._new_run)
-        self._refusals = RefusalBudget()
+        self._superlink = SuperLink(ManifestNews(self._manifest))
+        self._runs = Runs(self._new_run, self._resumed_run)
+        self._runs.know(recorded_runs(home.runs))
+        self._asides = Asides(self._superlink, self._witnessing, self._runs.is_idle, self._runs.hold)
+        self._cosigning = IdleCosigning(self._asides, self._superlink.online, self._runs.is_idle, _say)
+        self._renewal = Renewal(authority, self._identity_decision)
+        self._refusals = RefusalBudget(on_suppressed=self._refusals_suppressed)
         self._gateway = Gateway(
-            identity.federation,
-            self._check_member,
+            Identities(self._manifest, home.path / "certificates.json", self._certificate_seen),
             self._superlink,
-            Control(self._runs, self._superlink, self._members),
+            Control(
+                self._runs,
+                self._superlink,
+                self._members,
+                Releases(self._asides, self._superlink.online, self._manifest, self._log),
+            ),
             Evidence(home.audit),
+            self._renewal,
             self._connection_refused,
+        )
+        self._metrics = CoordinatorMetrics(
+            home, self._log, self._connected_silos, lambda: (run.state for run in self._runs.executed())
+        )
+        self._status = (
+            StatusServer(metrics, self._metrics.registry, self._metrics.unhealthy, self._metrics.not_ready)
+            if metrics
+            else None
         )
 
     def serve(self, on_ready: Callable[[str], None]) -> None:
         """Serve until SIGINT or SIGTERM; every stop is recorded. Raises UsageError where the port is taken."""
-        listener = _listen(self._host, self._port)
-        self._record("coordinator.start", detail={"version": __version__, "address": f"{self._host}:{self._port}"})
-        config = uvicorn.Config(
-            self._gateway,
-            http=PeerCertificateProtocol,
-            ws="none",
-            ssl_certfile=str(self._home.certificate),
-            ssl_keyfile=str(self._home.key),
-            log_level="warning",
-            access_log=False,
-            timeout_keep_alive=120,
-            timeout_graceful_shutdown=2,
-            server_header=False,
-            lifespan="on",
-            h11_max_incomplete_event_size=64 * 1024,
-        )
-        config.load()
-        config.ssl = server_context(self._home.certificate, self._home.key, self._home.authority)
-        server = _Server(config, on_ready=lambda: on_ready(f"{self._host}:{self._port}"), on_stop=self._stop)
+        place = f"{self._host}:{self._port}"
+        listeners: list[Listener] = [
+            (_listen(self._host, self._port), self._metrics.around(self._gateway), self._context)
+        ]
+        detail: dict[str, str | int | bool] = {"version": __version__, "address": place}
+        contexts = [self._context]
+        reactions = Reactions(self._manifest_changed, lambda: self._reload(contexts), self._refusals.settle)
+        watch = Watch(self._home, self._authority, self._manifest, reactions)
+        self._renewal.granted = watch.take_over
+        if self._enrolment is not None and self._authority is not None:
+            strangers = enrolment_context(self._home.certificate, self._home.key)
+            contexts.append(strangers)
+            interface = Enrolment(self._authority, self._identity_decision, watch.take_over)
+            listeners.append((_listen(*self._enrolment), interface, strangers))
+            detail["enrolment"] = "{}:{}".format(*self._enrolment)
+        self._record("coordinator.start", detail=detail)
+        server = Server(listeners, self._handshake_refused, lambda: on_ready(place), self._stop)
         if threading.current_thread() is threading.main_thread():
             # Uvicorn raises the signal that stopped it once more; unhandled, it would end us with the stop unrecorded.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-        stopping = threading.Event()
-        watcher = threading.Thread(target=self._watch_manifest, args=(stopping,), name="manifest", daemon=True)
-        watcher.start()
+        watch.start()
+        self._heartbeat.start()
+        self._upkeep.start()
+        self._take_up()
+        self._cosigning.start()
         try:
-            server.run(sockets=[listener])
+            server.run(sockets=[listener for listener, _, _ in listeners])
         finally:
-            stopping.set()
-            watcher.join()
-            self._runs.stop()
+            if self._status is not None:
+                self._status.close()
+            watch.stop()
+            self._cosigning.stop()
+            self._runs.suspend()
+            self._heartbeat.stop()
+            self._upkeep.stop()
             self._record("coordinator.stop")
             self._log.close()
 
-    def _watch_manifest(self, stopping: threading.Event) -> None:
-        """Act on a new manifest within a second: whoever is no longer in it is recorded, cut off and left out."""
-        known = self._manifest()
-        while not stopping.wait(WATCH_SECONDS):
-            try:
-                newest = self._manifest()
-            except (ConcordatError, PolicyError, OSError) as error:
-                # Half copied, or not signed by the authority: every request is refused until it is mended.
-                sys.stderr.write(f"the manifest cannot be used: {error}\n")
-                continue
-            if newest.document.digest == known.document.digest:
-                continue
-            before = {member.name for member in known.federation.members}
-            gone = before - {member.name for member in newest.federation.members}
-            detail: dict[str, str | int | bool] = {"version": newest.version, "gone": ",".join(sorted(gone))}
-            self._record("manifest.accept", detail=detail)
-            known = newest
-            self._gateway.cut(gone)
-            for name in sorted(gone):
-                self._runs.exclude(name)
+    # -- who belongs
+
+    def _manifest_changed(self, before: SignedManifest, newest: SignedManifest) -> None:
+        """Record a new manifest, cut off and leave out whoever no longer belongs."""
+        names = {member.name for member in before.federation.members}
+        gone = names - {member.name for member in newest.federation.members}
+        for authority in newest.federation.authorities:
+            # Lets handshakes come to their end; who is let in is decided request by request.
+            trust_also(self._context, authority.certificate)
+        retired = {one.generation for one in newest.federation.former_issuers if one.retired is not None}
+        self._record(
+            "manifest.accept",
+            detail={
+                "version": newest.version,
+                "gone": ",".join(sorted(gone)),
+                "issuer": newest.edition[0],
+                "issuers_retired": ",".join(map(str, sorted(retired))),
+            },
+        )
+        self._gateway.recheck(self._connection_cut)
+        for name in sorted(gone):
+            self._runs.exclude(name)
+
+    def _reload(self, contexts: list[ssl.SSLContext]) -> None:
+        """Serve new connections with the certificate that now lies in the home."""
+        self._home.private_key()
+        for context in contexts:
+            load_identity(context, self._home.certificate, self._home.key)
+        certificate = certificate_of(self._home)
+        self._record(
+            "certificate.loaded",
+            detail={"serial": certificate.serial, "expires": certificate.expires.isoformat(timespec="seconds")},
+        )
+
+    def _server_context(self) -> ssl.SSLContext:
+        others = [authority.certificate for authority in self._manifest().federation.authorities]
+        return server_context(self._home.certificate, self._home.key, self._home.authority, others)
+
+    def _check_same_federation(self, authority: Authority) -> None:
+        root = read_limited(self._home.authority, LIMITS.certificate)
+        if load_certificate(read_limited(authority.certificate, LIMITS.certificate)) != load_certificate(root):
+            raise UsageError(f"{authority.path} is the authority of another federation than {self._home.path}")
 
     def _stop(self) -> None:
         self._gateway.close()
-        threading.Thread(target=self._runs.stop, daemon=True).start()
+        threading.Thread(target=self._runs.suspend, daemon=True).start()
 
-    def _new_run(self, signed: SignedRun, app: bytes, operator: Peer) -> Executor:
-        signer = verify_signed_run(signed, self._authority)
+    def _new_run(self, signed: SignedRun, app: bytes, operator: Peer) -> Execution:
+        signer = verify_signed_run(signed, self._manifest())
         if signer.name != operator.name:
             raise IdentityError(f"the run is signed by {signer.name}, expected {operator.name}, who submits it")
-        document = signed.document()
-        run_id = f"{document.model.metadata.name}-{secrets.token_hex(3)}"
+        self._witnessing.require_clear()
+        surveys = asks_for_statistics(signed)
+        model = load_statistics(signed.text).model if surveys else signed.document().model
+        run_id = f"{model.metadata.name}-{secrets.token_hex(3)}"
         directory = self._home.runs / run_id
         directory.mkdir(mode=0o700, parents=True)
         write_submission(directory, signed, app)
@@ -153,10 +250,86 @@ class Coordinator:
                 rule="control.operator",
                 reason="the run is signed by the operator who submits it",
                 run=run_id,
-                detail={"digest": signed.digest, "app": signed.app_digest, "purpose": document.model.purpose},
+                detail={"digest": signed.digest, "app": signed.app_digest, "purpose": model.purpose},
             )
         )
-        return Executor(run_id, directory, signed, app, self._manifest(), self._superlink, self._log, self._peer.uri)
+        return self._executor(directory, signed, app)
+
+    def _take_up(self) -> None:
+        """Go on with the run that an earlier process was interrupted in; what cannot go on ends with the reason."""
+        unfinished = [run for run in recorded_runs(self._home.runs) if run.state == INTERRUPTED]
+        for run in unfinished[:-1]:
+            self._fail(run, "a later run was taken up in its place")
+        for run in unfinished[-1:]:
+            try:
+                executor = self._taken_up(run)
+            except (ConcordatError, PolicyError, OSError) as error:
+                self._fail(run, str(error))
+            else:
+                self._runs.take_up(executor)
+
+    def _fail(self, run: RecordedRun, problem: str) -> None:
+        problem = f"the run cannot be taken up: {problem}"
+        self._log.append(
+            Event(
+                actor=self._peer.uri,
+                action="run.end",
+                resource=f"run/{run.run_id}",
+                reason=problem[:2000],
+                run=run.run_id,
+                detail={"outcome": "failed"},
+            )
+        )
+        run.fail(problem[:2000])
+
+    def _resumed_run(self, run: RecordedRun, operator: Peer) -> Execution:
+        """A run that failed or was stopped, to go on by the wish of the operator who submitted it."""
+        signed, _ = read_submission(run.directory)
+        signer = verify_signed_run(signed, self._manifest())
+        if signer.name != operator.name:
+            raise IdentityError(f"the run is signed by {signer.name}, expected {operator.name}, who resumes it")
+        self._witnessing.require_clear()
+        self._log.append(
+            Event(
+                actor=operator.uri,
+                action="run.resume",
+                resource=f"run/{run.run_id}",
+                decision="allow",
+                rule="control.operator",
+                reason="the run is signed by the operator who resumes it",
+                run=run.run_id,
+                detail={"digest": signed.digest, "app": signed.app_digest},
+            )
+        )
+        return self._taken_up(run)
+
+    def _taken_up(self, run: RecordedRun) -> Execution:
+        """A run to go on from its last closed round; raises ConcordatError where it cannot."""
+        signed, app = read_submission(run.directory)
+        verify_signed_run(signed, self._manifest())
+        logged = read_logged(self._home.audit, run.run_id)
+        if not logged.submitted:
+            raise RunFailedError("the log does not say that it was submitted")
+        executor = self._executor(run.directory, signed, app, logged)
+        executor.take_up()
+        return executor
+
+    def _executor(self, directory: Path, signed: SignedRun, app: bytes, logged: Logged | None = None) -> Execution:
+        name, manifest = directory.name, self._manifest
+        ours = (self._superlink, self._log, self._peer.uri, self._witnessing, logged)
+        run: Execution
+        if asks_for_statistics(signed):
+            run = Survey(name, directory, signed, manifest, *ours)
+        else:
+            operator = peer_of(load_certificate(signed.operator_certificate)).name
+            run = Executor(name, directory, signed, app, manifest, *ours, seal=self._seal, operator=operator)
+        run.events.observe(self._metrics.happened)
+        return run
+
+    def _seal(self, model: str, predicate: Predicate) -> bytes:
+        """A model's passport, signed with the key and certificate that are in the home now."""
+        certificate = read_limited(self._home.certificate, LIMITS.certificate)
+        return issue(model, predicate, self._home.private_key(), certificate)
 
     def _manifest(self) -> SignedManifest:
         """The manifest on disk, so that a member enrolled meanwhile is known without a restart."""
@@ -168,73 +341,81 @@ class Coordinator:
             self._known_manifest = known
         return known[1]
 
-    def _check_member(self, peer: Peer) -> None:
-        try:
-            member = self._manifest().federation.member(peer.name)
-        except ConcordatError as error:
-            raise IdentityError(str(error)) from None
-        if member.role is not peer.role:
-            raise IdentityError(f"{peer.name} is a {member.role} in the manifest, a {peer.role} in its certificate")
-
     def _members(self) -> list[dict[str, Any]]:
         return [
             {"name": m.name, "role": m.role.value, "country": m.country} for m in self._manifest().federation.members
         ]
 
-    def _connection_refused(self, peer: Peer | None, path: str, reason: str) -> None:
-        if self._refusals.take():
-            self._log.append(
-                Event(
-                    actor=peer.uri if peer else "unidentified",
-                    action="connection.refused",
-                    resource=path[:200],
-                    decision="deny",
-                    rule="gateway.identity",
-                    reason=reason,
-                )
-            )
+    def _connected_silos(self) -> dict[str, bool]:
+        online = self._superlink.online()
+        return {m.name: m.name in online for m in self._manifest().federation.with_role(Role.SILO)}
 
-    def _record(self, action: str, detail: dict[str, str | int | bool] | None = None) -> None:
+    # -- the log
+
+    def _connection_refused(self, peer: Peer | None, path: str, reason: str) -> None:
+        self._metrics.turned_away()
+        if self._refusals.take():
+            self._deny(peer, "connection.refused", path[:200], "gateway.identity", reason)
+
+    def _handshake_refused(self, reason: str) -> None:
+        """Called on the event loop, which is not to wait for the disk."""
+        if self._refusals.take():
+            loop = asyncio.get_running_loop()
+            loop.run_in_executor(None, self._deny, None, "connection.refused", "tls", "gateway.tls", reason)
+
+    def _connection_cut(self, peer: Peer | None, reason: str) -> None:
+        self._deny(peer, "connection.cut", "tls", "gateway.identity", reason)
+
+    def _deny(self, peer: Peer | None, action: str, resource: str, rule: str, reason: str) -> None:
+        actor = peer.uri if peer else "unidentified"
         self._log.append(
-            Event(actor=self._peer.uri, action=action, resource=f"home/{self._peer.name}", detail=detail or {})
+            Event(actor=actor, action=action, resource=resource, decision="deny", rule=rule, reason=reason[:2000])
         )
 
+    def _refusals_suppressed(self, count: int) -> None:
+        self._record("connection.refused.more", detail={"count": count})
 
-class RefusalBudget:
-    """At most so many refusals a minute enter the log, so that a stranger cannot fill the disk."""
+    def _certificate_seen(self, peer: Peer, detail: dict[str, str | int | bool]) -> None:
+        resource = f"member/{peer.name}"
+        self._log.append(Event(actor=peer.uri, action="certificate.first_use", resource=resource, detail=detail))
 
-    def __init__(self, per_minute: int = 120) -> None:
-        self._per_minute = per_minute
-        self._minute = -1
-        self._used = 0
-        self._lock = threading.Lock()
+    def _identity_decision(
+        self, actor: str, decision: str, rule: str, reason: str, detail: dict[str, str | int | bool]
+    ) -> None:
+        if decision == "deny" and not self._refusals.take():
+            return
+        self._log.append(
+            Event(
+                actor=actor,
+                action=f"certificate.{'renew' if rule.startswith('renewal') else 'enrol'}",
+                resource=f"federation/{self._peer.federation}",
+                decision="allow" if decision == "allow" else "deny",
+                rule=rule,
+                reason=reason[:2000],
+                detail=detail,
+            )
+        )
 
-    def take(self) -> bool:
-        """Whether one more refusal may be recorded in this minute."""
-        minute = int(datetime.now(UTC).timestamp() // 60)
-        with self._lock:
-            if minute != self._minute:
-                self._minute, self._used = minute, 0
-            self._used += 1
-            return self._used <= self._per_minute
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn's server with a call when it listens and one when it is asked to stop."""
-
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], on_stop: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-        self._on_stop = on_stop
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._on_ready()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._on_stop()
-        await super().shutdown(sockets)
+    def _record(
+        self,
+        action: str,
+        detail: dict[str, str | int | bool] | None = None,
+        *,
+        decision: Decision = "record",
+        rule: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        self._log.append(
+            Event(
+                actor=self._peer.uri,
+                action=action,
+                resource=f"home/{self._peer.name}",
+                decision=decision,
+                rule=rule,
+                reason=reason,
+                detail=detail or {},
+            )
+        )
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -250,8 +431,18 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _say(text: str) -> None:
+    sys.stderr.write(text)
+
+
 def prepare_home(path: Path) -> Home:
     """The home at a path, which must exist; raises UsageError."""
     if not path.is_dir():
         raise UsageError(f"{path} is not a directory", advice="enrol first: concordat federation request --help")
     return Home(path)
+
+
+def allow_many_connections() -> None:
+    """Raise this process's own limit of open files to what the system allows it."""
+    _, hard = limits_of_process.getrlimit(limits_of_process.RLIMIT_NOFILE)
+    limits_of_process.setrlimit(limits_of_process.RLIMIT_NOFILE, (hard, hard))

@@ -33,6 +33,7 @@ from google.protobuf.message import Message as Proto
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from coordinator.manifest_news import ManifestNews
 from federation.errors import WireError
 from federation.limits import LIMITS
 from federation.wire import Envelope, WireObject, deflate, envelope_of, to_records
@@ -95,7 +96,9 @@ class ClosedError(Exception):
 class SuperLink:
     """Flower's state and Fleet API; thread-safe, as Flower's in-memory state is."""
 
-    def __init__(self) -> None:
+    def __init__(self, news: ManifestNews | None = None) -> None:
+        """With `news`, what is sent brings the silos the newest manifest."""
+        self._news = news
         objects = ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
         factory = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), objects)
         self._state = factory.state()
@@ -106,18 +109,39 @@ class SuperLink:
         self._reply_limits: dict[int, int] = {}
         self._on_reply: dict[int, Callable[[Reply], None]] = {}
         self._on_message: Callable[[int], None] = lambda _: None
+        self._on_activation: Callable[[int], None] = lambda _: None
+        self._active: set[int] = set()
         self._tasks: dict[int, _TaskHeartbeat] = {}
         self._pulled: dict[int, float] = {}
+        self._nodes: dict[str, int] = {}
 
     # -- nodes
 
     def enrol(self, name: str, public_key: bytes) -> int:
-        """The node id of a member's key, made at its first appearance."""
+        """The node id of a member, made at its first appearance; a member with a new key keeps its node.
+
+        The caller vouches for the name: the key is of a certificate that is this member's newest.
+        """
         with self._lock:
             node_id = self._state.get_node_id_by_public_key(public_key)
-            if node_id is None:
-                node_id = self._state.create_node(name, name, public_key, 0, name=name)
-            return node_id
+            if node_id is not None:
+                return node_id
+            known = self._nodes.get(name)
+            if known is None:
+                known = self._state.create_node(name, name, public_key, 0, name=name)
+                self._nodes[name] = known
+            else:
+                self._rekey(known, public_key)
+            return known
+
+    def _rekey(self, node_id: int, public_key: bytes) -> None:
+        """Give a node another key in Flower's in-memory state, so that what was sent to it still reaches it."""
+        state = cast(Any, self._state)
+        with state.lock:
+            node = state.nodes[node_id]
+            del state.node_public_key_to_node_id[node.public_key]
+            node.public_key = public_key
+            state.node_public_key_to_node_id[public_key] = node_id
 
     def online(self) -> dict[str, int]:
         """Names and node ids of the nodes whose heartbeat is current."""
@@ -130,6 +154,10 @@ class SuperLink:
     def on_message(self, wake: Callable[[int], None]) -> None:
         """Call `wake(node_id)` whenever a message for that node is ready to be pulled."""
         self._on_message = wake
+
+    def on_activation(self, tell: Callable[[int], None]) -> None:
+        """Call `tell(node_id)` whenever a node activates: its gate was started or lost its connection."""
+        self._on_activation = tell
 
     # -- the Fleet API
 
@@ -168,13 +196,20 @@ class SuperLink:
         match name:
             case "activate-node":
                 # A node that died is still online for Flower until its heartbeat lapses; the key proves it is the same.
-                state.deactivate_node(cast(int, state.get_node_id_by_public_key(request.public_key)))
-                return fleet_handlers.activate_node(request, state)
+                node_id = cast(int, state.get_node_id_by_public_key(request.public_key))
+                state.deactivate_node(node_id)
+                response = fleet_handlers.activate_node(request, state)
+                self._active.add(node_id)
+                self._on_activation(node_id)
+                return response
             case "deactivate-node":
                 return fleet_handlers.deactivate_node(request, state)
             case "send-node-heartbeat":
                 return fleet_handlers.send_node_heartbeat(request, state)
             case "pull-messages":
+                if request.node.node_id not in self._active:
+                    # Activated at the process before this one: it would wait here without being taken for connected.
+                    raise ValueError("the node is not active here, activate it first")
                 self._pulled[request.node.node_id] = time.monotonic()
                 return fleet_handlers.pull_messages(request, state, store)
             case "push-messages":
@@ -185,10 +220,10 @@ class SuperLink:
                 return fleet_handlers.get_fab(request, state)
             case "push-object":
                 self._weigh(request.node.node_id, request.object_id, len(request.object_content))
-                response = fleet_handlers.push_object(request, state)
-                if response.stored:
+                pushed = fleet_handlers.push_object(request, state)
+                if pushed.stored:
                     self._object_arrived(request.object_id)
-                return response
+                return pushed
             case "pull-object":
                 return fleet_handlers.pull_object(request, state)
             case _:
@@ -275,6 +310,8 @@ class SuperLink:
         self, run_id: int, kind: str, envelope: Envelope, nodes: Mapping[str, int], ttl: float, group: str
     ) -> dict[str, str]:
         """Post one envelope to several nodes, its content stored once; returns message id -> node name."""
+        if self._news is not None:
+            envelope = self._news.beside(envelope, nodes.values())
         records = to_records(envelope)
         shared: list[WireObject] = []
         sent: dict[str, str] = {}
@@ -318,7 +355,10 @@ class SuperLink:
     def take(self, reply: Reply) -> Envelope:
         """Read a complete reply and free its objects; raises WireError where the reply is malformed."""
         try:
-            return envelope_of(reply.message_id, _StoreView(self._store))
+            envelope = envelope_of(reply.message_id, _StoreView(self._store))
+            if self._news is not None:
+                self._news.heard(reply.node_id, envelope)
+            return envelope
         finally:
             self._drop(reply.reply_to)
             self._store.delete(reply.message_id)

@@ -15,7 +15,7 @@ import numpy as np
 
 from federation.operator import build_app
 from federation.run import Run, load_run
-from silo.config import load_worker_config
+from silo.config import ContractSource, load_worker_config
 from silo.worker.app import load_builder, unpack
 from silo.worker.data.view import PolicyView, build_view, read_columns
 from silo.worker.training.model import FederatedModel, batches, configure
@@ -51,12 +51,23 @@ def main() -> None:
     views: dict[str, PolicyView] = {}
     for path in worker_configs:
         config = load_worker_config(path)
-        frame = read_columns(config.datasets[run.dataset], run.columns)
+        source = config.datasets[run.dataset]
+        if isinstance(source, ContractSource):
+            sys.exit(f"the dataset of {config.silo} has a contract; the demo's have none")
+        frame = read_columns(source, run.columns)
         views[config.silo] = build_view(frame, run, config.silo)
     with tempfile.TemporaryDirectory(prefix="concordat-baseline-") as scratch:
         unpack(build_app(run_file.resolve().parent / run.app.path), Path(scratch))
         builder = load_builder(Path(scratch), run.app.model)
-        model = FederatedModel(builder, len(run.features), run.seed, 0.0, run.strategy.local)
+        model = FederatedModel(
+            builder,
+            len(run.features),
+            run.seed,
+            0.0,
+            run.strategy.local,
+            class_weights=run.class_weights,
+            precision=run.precision,
+        )
         start = model.get()
         everyone = train_alone(run, model, pooled(views))
         out: dict[str, Any] = {}

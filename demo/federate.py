@@ -7,18 +7,25 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from demo.founding import Founded
-from demo.outcome import Outcome, comparison_table
+from demo.founding import Founded, SiloPlace
+from demo.outcome import Outcome, Spent, comparison_table
 from demo.scenarios import Scenario
 from federation.errors import ConcordatError, RunFailedError
+from federation.home import read_limited
 from federation.identity import Role
+from federation.limits import LIMITS
 from federation.operator import OperatorClient
+from federation.passport import file_digest, lines, verify
 from federation.processes import Child, command_line, stop_all, uninterrupted
 from federation.progress import line_of
+from federation.run import load_run
+from policies.model import load_policy
+from silo.gate.accounting import epsilon_of
+from silo.gate.ledger import LEDGER, read_ledger
 
 START_SECONDS = 30.0
 
@@ -34,8 +41,9 @@ def environment() -> dict[str, str]:
 class Deployment:
     """The federation's processes: one coordinator, and for each silo one gate and one worker."""
 
-    def __init__(self, founded: Founded) -> None:
+    def __init__(self, founded: Founded, coordinator_options: Sequence[str] = ()) -> None:
         self._founded = founded
+        self._coordinator_options = coordinator_options
         self._logs = founded.directory / "logs"
         self._logs.mkdir(exist_ok=True)
         self.children: dict[str, Child] = {}
@@ -44,7 +52,8 @@ class Deployment:
         """Start every process; the slow ones, the workers, first. Raises ConcordatError where one does not come up."""
         for silo in self._founded.silos.values():
             self.spawn(f"{silo.name}-worker", "silo", "worker", str(silo.worker_config))
-        self.spawn("coordinator", "coordinator", "serve", "--home", str(self._founded.coordinator.path))
+        home = str(self._founded.coordinator.path)
+        self.spawn("coordinator", "coordinator", "serve", "--home", home, *self._coordinator_options)
         for silo in self._founded.silos.values():
             self.spawn(f"{silo.name}-gate", "silo", "gate", str(silo.silo_config), "--home", str(silo.gate.path))
         self.children["coordinator"].expect("listening on", START_SECONDS)
@@ -82,22 +91,60 @@ def train(client: OperatorClient, founded: Founded, outcome: Outcome, say: Say) 
         raise RunFailedError(f"the run did not complete: {last.get('problem', 'the coordinator went away')}")
 
 
+def check_passport(founded: Founded, outcome: Outcome, say: Say) -> None:
+    """Verify the model's passport as whoever gets both would, with the signed manifest alone; raises ConcordatError."""
+    model, passport = (founded.coordinator.runs / outcome.run_id / name for name in ("model.npz", "passport.json"))
+    content = read_limited(passport, LIMITS.passport)
+    for line in lines(verify(content, founded.manifest, file_digest(model))):
+        say(f"  {line}")
+    outcome.passport = passport
+
+
 def be_refused(client: OperatorClient, founded: Founded, purpose: str, outcome: Outcome, say: Say) -> None:
     """Submit the same run for a purpose no policy allows; raises RunFailedError unless every silo refuses it."""
     text = founded.run_file.read_text()
+    allowed = load_run(text).model.purpose
     refused = founded.directory / "run-other-purpose.yaml"
-    refused.write_text(text.replace("purpose: HMB", f"purpose: {purpose}").replace("  name: ", "  name: other-", 1))
-    run_id = client.submit(refused)
+    text = text.replace(f"purpose: {allowed}", f"purpose: {purpose}", 1)
+    refused.write_text(text.replace("  name: ", "  name: other-", 1))
+    outcome.refusals = _refused(client, founded, refused, say)
+
+
+def spend_too_much(client: OperatorClient, founded: Founded, outcome: Outcome, say: Say) -> None:
+    """Say what the run cost each silo's budget, and submit it again; raises RunFailedError unless all refuse that."""
+    for name, place in founded.silos.items():
+        outcome.spent[name] = spent = spent_of(place, founded)
+        say(f"  {name}: epsilon {spent.epsilon:.3f} of {spent.budget:g} spent, at delta {spent.delta:g}")
+    outcome.over_budget = _refused(client, founded, founded.run_file, say)
+    rules = {refusal["rule"] for refusal in outcome.over_budget}
+    if rules != {"privacy.budget"}:
+        raise RunFailedError(f"the run was refused by {', '.join(sorted(rules))}, expected privacy.budget")
+
+
+def _refused(client: OperatorClient, founded: Founded, run_file: Path, say: Say) -> list[dict[str, Any]]:
+    run_id = client.submit(run_file)
     say(f"submitted {run_id}")
-    last: dict[str, Any] = {}
-    for last in client.follow(run_id):
-        line = line_of(last)
+    found: list[dict[str, Any]] = []
+    for event in client.follow(run_id):
+        line = line_of(event)
         if line is not None:
             say(line)
-        if last["event"] == "silo.refused":
-            outcome.refusals.append(last)
-    if {refusal["silo"] for refusal in outcome.refusals} != set(founded.silos):
-        raise RunFailedError("a silo did not refuse the run with the other purpose, expected every one to")
+        if event["event"] == "silo.refused":
+            found.append(event)
+    if {refusal["silo"] for refusal in found} != set(founded.silos):
+        raise RunFailedError("a silo did not refuse the run, expected every one to")
+    return found
+
+
+def spent_of(silo: SiloPlace, founded: Founded) -> Spent:
+    """What a silo's ledger holds of its policy's budget, at the budget's delta; raises ConcordatError."""
+    run = load_run(founded.run_file.read_text()).model
+    policy = load_policy(silo.policy).model.privacy
+    if policy is None or policy.budget is None:
+        raise ConcordatError(f"the policy of {silo.name} has no privacy budget, expected one in a private example")
+    debits = [entry.debit for entry in read_ledger(silo.gate.path / LEDGER) if entry.debit.dataset == run.dataset]
+    epsilon = epsilon_of([debit.mechanism for debit in debits], policy.budget.delta)
+    return Spent(epsilon, policy.budget.epsilon, policy.budget.delta)
 
 
 def start_baselines(founded: Founded) -> subprocess.Popen[bytes]:
@@ -160,6 +207,7 @@ def verify_logs(founded: Founded, outcome: Outcome) -> None:
 def demonstrate(scenario: Scenario, founded: Founded, say: Say, heading: Say) -> Outcome:
     """The whole demonstration after founding; every process is gone when it returns or raises."""
     outcome = Outcome()
+    private = load_run(founded.run_file.read_text()).model.privacy is not None
     started = time.monotonic()
     deployment = Deployment(founded)
     baselines: subprocess.Popen[bytes] | None = None
@@ -171,13 +219,17 @@ def demonstrate(scenario: Scenario, founded: Founded, say: Say, heading: Say) ->
         heading("3. Submit a run for a purpose the policies allow")
         with OperatorClient(founded.operator) as client:
             train(client, founded, outcome, say)
-            heading("4. Compare with what each hospital has alone")
+            check_passport(founded, outcome, say)
+            heading("4. Compare with what each institution has alone")
             with uninterrupted():
                 baselines = start_baselines(founded)
             outcome.baselines = finish_baselines(baselines, 120)
-            comparison_table(outcome)
+            comparison_table(outcome, private=private)
             heading(f"5. Submit the same run for another purpose ({scenario.refused_purpose})")
             be_refused(client, founded, scenario.refused_purpose, outcome, say)
+            if private:
+                heading("6. Submit the same run again: the privacy budget is spent")
+                spend_too_much(client, founded, outcome, say)
         forced = deployment.stop()
         if forced:
             raise ConcordatError(f"{', '.join(forced)} did not stop when asked")

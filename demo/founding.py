@@ -87,12 +87,16 @@ def found(
     source: DataSource,
     threads: int | None = 1,
     example: Path | None = None,
+    lifetime: str = "30d",
 ) -> Founded:
-    """Found the federation of a scenario; `example` overrides where run.yaml, app and policies are taken from."""
+    """Found the federation of a scenario, its certificates valid for `lifetime`.
+
+    `example` overrides where run.yaml, app and policies are taken from.
+    """
     example = example or scenario.directory
     name = f"{scenario.name.replace('_', '-')}.example"
     authority = Authority(directory / "authority")
-    authority.found(name)
+    authority.found(name, lifetime)
     address = f"127.0.0.1:{free_port()}"
     coordinator, operator = Home(directory / "coordinator"), Home(directory / "operator")
     silos = {

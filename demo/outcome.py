@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a silo's ledger holds of its privacy budget: epsilon so far, the budget's epsilon, the delta of both."""
+
+    epsilon: float
+    budget: float
+    delta: float
 
 
 @dataclass
@@ -15,6 +25,9 @@ class Outcome:
     rounds: list[dict[str, Any]] = field(default_factory=list)
     final: dict[str, Any] = field(default_factory=dict)
     refusals: list[dict[str, Any]] = field(default_factory=list)
+    spent: dict[str, Spent] = field(default_factory=dict)
+    over_budget: list[dict[str, Any]] = field(default_factory=list)
+    passport: Path | None = None
     baselines: dict[str, Any] = field(default_factory=dict)
     logs: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
@@ -29,7 +42,7 @@ def rows_of(outcome: Outcome) -> list[dict[str, Any]]:
     return rows
 
 
-def comparison_table(outcome: Outcome) -> None:
+def comparison_table(outcome: Outcome, *, private: bool = False) -> None:
     """Print, for each silo, its rows and its metrics with the federated, its own and the pooled model."""
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
@@ -39,11 +52,11 @@ def comparison_table(outcome: Outcome) -> None:
         ("silo", "left"),
         ("rows", "right"),
         ("positive", "right"),
-        ("federated", "right"),
+        ("federated, private" if private else "federated", "right"),
         ("own data alone", "right"),
         ("pooled (demo only)", "right"),
     ):
-        table.add_column(name, justify="right" if justify == "right" else "left")
+        table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=name == "silo")
     for row in rows_of(outcome):
         table.add_row(
             row["silo"],
@@ -52,6 +65,8 @@ def comparison_table(outcome: Outcome) -> None:
             *(cell(row[k]) for k in ("federated", "own", "pooled")),
         )
     Console().print(table)
+    if private:
+        Console().print("The models of own and of pooled data are trained without noise: they leave no institution.")
     Console().print(
         "Pooling is what the institutions may not do: only this demonstration, which holds all tables, can show it."
     )

@@ -28,11 +28,6 @@ def write_report(path: Path, scenario: Scenario, founded: Founded, outcome: Outc
         + "</tr>"
         for row in rows_of(outcome)
     )
-    refusals = "".join(
-        f"<tr><td>{escape(r['silo'])}</td><td><code>{escape(r['rule'])}</code></td><td>{escape(r['reason'])}</td>"
-        f"<td><code>{escape(r['location'])}</code></td></tr>"
-        for r in outcome.refusals
-    )
     logs = "".join(
         f"<tr><td>{escape(log['member'])}</td><td class=n>{log['size']}</td><td><code>{escape(str(log['root']))}</code></td>"
         f"<td><code>{escape(str(Path(log['path']).relative_to(founded.directory)))}</code></td></tr>"
@@ -50,12 +45,39 @@ def write_report(path: Path, scenario: Scenario, founded: Founded, outcome: Outc
             comparison=comparison,
             auc=_chart("AUC on each silo's validation rows", outcome.rounds, outcome.final, "auc"),
             loss=_chart("Loss on each silo's validation rows", outcome.rounds, outcome.final, "loss"),
-            refusals=refusals,
+            refusals=_refusals(outcome.refusals),
+            privacy=_privacy(outcome),
+            passport=escape(str(outcome.passport.relative_to(founded.directory))) if outcome.passport else "-",
             logs=logs,
         ),
         encoding="utf-8",
     )
     return path
+
+
+def _refusals(refusals: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(
+        f"<tr><td>{escape(r['silo'])}</td><td><code>{escape(r['rule'])}</code></td><td>{escape(r['reason'])}</td>"
+        f"<td><code>{escape(r['location'])}</code></td></tr>"
+        for r in refusals
+    )
+
+
+def _privacy(outcome: Outcome) -> str:
+    """What a private run cost each silo, and how the next was refused; empty for a run without privacy."""
+    if not outcome.spent:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(silo)}</td><td class=n>{spent.epsilon:.3f}</td><td class=n>{spent.budget:g}</td>"
+        f"<td class=n>{spent.delta:g}</td></tr>"
+        for silo, spent in sorted(outcome.spent.items())
+    )
+    return (
+        "<h2>What the run cost each silo's privacy budget</h2>"
+        f"<table><tr><th>silo<th class=n>epsilon spent<th class=n>budget<th class=n>delta</tr>{rows}</table>"
+        "<h2>Refused: the same run again, beyond the budget</h2>"
+        f"<table><tr><th>silo<th>rule<th>reason<th>where in the policy</tr>{_refusals(outcome.over_budget)}</table>"
+    )
 
 
 def _median(values: Sequence[float]) -> str:
@@ -137,14 +159,15 @@ svg .t {{ font-size: 12px; fill: currentColor; }} svg .h {{ font-size: 13px; fon
 svg .g {{ stroke: #e4e9ef; }} p.note {{ color: #5a6675; font-size: .9rem; }}
 </style></head><body>
 <h1>{title}</h1>
-<p>Federation <b>{federation}</b>, run <code>{run}</code>: {rounds} rounds, median {median} s a round.<br>Data: {provenance}.</p>
-<h2>What each hospital gains</h2>
+<p>Federation <b>{federation}</b>, run <code>{run}</code>: {rounds} rounds, median {median} s a round.<br>Data: {provenance}.<br>Passport of the model: <code>{passport}</code></p>
+<h2>What each institution gains</h2>
 <table><tr><th>silo<th class=n>rows<th class=n>positive<th class=n>federated<th class=n>own data alone<th class=n>pooled (demo only)</tr>
 {comparison}</table>
 <p class="note">AUC (loss) on the silo's own validation rows. Pooling is what the institutions may not do; only a demonstration can show it.</p>
 <h2>Training</h2><div class="charts">{auc}{loss}</div>
 <h2>Refused: the same run for another purpose</h2>
 <table><tr><th>silo<th>rule<th>reason<th>where in the policy</tr>{refusals}</table>
+{privacy}
 <h2>Members</h2><table><tr><th>member<th>role<th>country</tr>{members}</table>
 <h2>Audit logs, verified from the outside</h2>
 <table><tr><th>log<th class=n>entries<th>root<th>directory</tr>{logs}</table>

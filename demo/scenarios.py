@@ -1,4 +1,4 @@
-"""The federations the demonstration can found: who takes part, and where each hospital's table comes from."""
+"""The federations the demonstration can found: who takes part, and where each institution's table comes from."""
 
 from __future__ import annotations
 
@@ -44,6 +44,26 @@ HEART_COLUMNS = (
     "slope", "ca", "thal", "num",
 )  # fmt: skip
 
+CREDIT_SOURCE = "https://archive.ics.uci.edu/static/public/350/data.csv"
+CREDIT_FILE = (
+    "taiwan_credit_default.csv",
+    "023eb2c3ad9efd15e7869616fa50a0143f25223105c7069ba632431530afdb61",
+)
+CREDIT_SEED = 350
+CREDIT_BANDS = (50_000.0, 200_000.0)
+"""Upper ends of the lower and the middle band of credit limits, New Taiwan dollars."""
+CREDIT_SHARES = {
+    # bank: (share of the customers with low limits, with middle ones, with high ones)
+    "consumer-bank": (0.75, 0.25, 0.05),
+    "universal-bank": (0.23, 0.70, 0.75),
+    "us-bank": (0.02, 0.05, 0.20),
+}
+CREDIT_COLUMNS = (
+    "id", "limit_bal", "sex", "education", "marriage", "age", "pay_1", "pay_2", "pay_3", "pay_4", "pay_5", "pay_6",
+    "bill_amt1", "bill_amt2", "bill_amt3", "bill_amt4", "bill_amt5", "bill_amt6",
+    "pay_amt1", "pay_amt2", "pay_amt3", "pay_amt4", "pay_amt5", "pay_amt6", "default_next_month",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -59,6 +79,8 @@ class Scenario:
     source: Mapping[str, object]
     """How a worker's configuration describes the file, but for its path."""
     refused_purpose: str
+    published: bool = False
+    """Whether its data is a file that others publish, and not a part of this program."""
 
     @property
     def directory(self) -> Path:
@@ -71,7 +93,7 @@ class DataSource:
     """Where a scenario may take its data from: a directory of the user's, or the place it is published."""
 
     directory: Path | None = None
-    url: str = HEART_SOURCE
+    url: str | None = None
 
 
 def write_wisconsin(paths: Mapping[str, Path], _: DataSource) -> None:
@@ -100,34 +122,75 @@ def write_heart(paths: Mapping[str, Path], source: DataSource) -> None:
 
     Raises UsageError for a missing file, ConcordatError for another sum, UnreachableError where the download fails.
     """
-    for name, (file_name, expected) in HEART_FILES.items():
-        if source.directory is not None:
-            content = read_limited(source.directory / file_name, MIB)
-        else:
-            content = _download(f"{source.url.rstrip('/')}/{file_name}")
-        found = hashlib.sha256(content).hexdigest()
-        if found != expected:
-            raise ConcordatError(
-                f"{file_name} has SHA-256 {found}, expected {expected}",
-                advice="it is not the published file; nothing was trained on it",
-            )
-        paths[name].write_bytes(content)
+    for name, pinned in HEART_FILES.items():
+        url = f"{(source.url or HEART_SOURCE).rstrip('/')}/{pinned[0]}"
+        paths[name].write_bytes(_pinned(source, pinned, url, HEART_PUBLISHED))
 
 
-def _download(url: str) -> bytes:
+def write_credit(paths: Mapping[str, Path], source: DataSource) -> None:
+    """Deal the UCI table "default of credit card clients" out to three banks, by credit limit, seeded.
+
+    The table is of one bank and has no natural silos: each customer goes to a bank with the probabilities of
+    CREDIT_SHARES for the band of the customer's limit. Raises as write_heart does.
+    """
+    import io  # noqa: PLC0415
+
+    import numpy as np  # noqa: PLC0415
+    import pandas as pd  # noqa: PLC0415
+
+    content = _pinned(source, CREDIT_FILE, source.url or CREDIT_SOURCE, CREDIT_PUBLISHED)
+    table = pd.read_csv(io.BytesIO(content))
+    table.columns = pd.Index(CREDIT_COLUMNS)
+    draws = np.random.default_rng(CREDIT_SEED).random(len(table))
+    bands = np.searchsorted(CREDIT_BANDS, table["limit_bal"].to_numpy(dtype=float))
+    edges = np.cumsum(np.array(list(CREDIT_SHARES.values())), axis=0)
+    chosen = sum((draws >= edge[bands]).astype(int) for edge in edges[:-1])
+    for index, name in enumerate(CREDIT_SHARES):
+        table[chosen == index].to_csv(paths[name], index=False)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A data set as its publisher names it, and the size of the largest of its files in bytes."""
+
+    name: str
+    largest: int
+
+
+HEART_PUBLISHED = Published("Heart Disease (id 45)", MIB)
+CREDIT_PUBLISHED = Published("Default of Credit Card Clients (id 350)", 4 * MIB)
+
+
+def _pinned(source: DataSource, pinned: tuple[str, str], url: str, published: Published) -> bytes:
+    """A file from the user's directory, or downloaded, that has its pinned SHA-256; raises ConcordatError."""
+    name, expected = pinned
+    if source.directory is not None:
+        content = read_limited(source.directory / name, published.largest)
+    else:
+        content = _download(url, published)
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise ConcordatError(
+            f"{name} has SHA-256 {found}, expected {expected}",
+            advice="it is not the published file; nothing was trained on it",
+        )
+    return content
+
+
+def _download(url: str, published: Published) -> bytes:
     try:
         with httpx.stream("GET", url, timeout=30.0, follow_redirects=True) as response:
             response.raise_for_status()
             content = bytearray()
             for chunk in response.iter_bytes():
                 content += chunk
-                if len(content) > MIB:
-                    raise ConcordatError(f"{url} has more than {MIB} bytes, expected a small table")
+                if len(content) > published.largest:
+                    raise ConcordatError(f"{url} has more than {published.largest} bytes, expected a small table")
             return bytes(content)
     except httpx.HTTPError as error:
         raise UnreachableError(
             f"{url} cannot be downloaded: {error}",
-            advice="give --data-dir with the files of the UCI data set Heart Disease (id 45)",
+            advice=f"give --data-dir with the files of the UCI data set {published.name}",
         ) from None
 
 
@@ -161,6 +224,22 @@ SCENARIOS = {
             write_data=write_heart,
             source={"format": "csv", "columns": list(HEART_COLUMNS), "missing": ["?"]},
             refused_purpose="POA",
+            published=True,
+        ),
+        Scenario(
+            name="credit",
+            title="Default on a credit card: three banks, private for each customer",
+            dataset="cards",
+            silos={"consumer-bank": "DE", "universal-bank": "NL", "us-bank": "US"},
+            coordinator_country="NL",
+            provenance=(
+                "UCI Default of Credit Card Clients (Yeh, Lien 2009, CC BY 4.0), the customers of one bank in Taiwan; "
+                f"the three banks are made: split by credit limit with seed {CREDIT_SEED}"
+            ),
+            write_data=write_credit,
+            source={"format": "csv"},
+            refused_purpose="marketing",
+            published=True,
         ),
     )
 }

@@ -25,18 +25,23 @@ class Home:
         return self.path / "key.pem"
 
     @property
+    def next_key(self) -> Path:
+        """The key that a renewal is asked for, until its certificate is here."""
+        return self.path / "key.next.pem"
+
+    @property
     def log_key(self) -> Path:
         """The Ed25519 key that signs this member's audit log, made here."""
         return self.path / "log-key.pem"
 
     @property
     def certificate(self) -> Path:
-        """The certificate the federation's authority issued for the key."""
+        """The certificate issued for the key, with its chain."""
         return self.path / "cert.pem"
 
     @property
     def authority(self) -> Path:
-        """The certificate of the federation's authority, the root of trust."""
+        """The certificate of the federation's root."""
         return self.path / "ca.pem"
 
     @property
@@ -46,7 +51,7 @@ class Home:
 
     @property
     def manifest_signature(self) -> Path:
-        """The authority's signature over the manifest."""
+        """The issuing authority's signature over the manifest, with its certificate."""
         return self.path / "manifest.sig"
 
     @property
@@ -83,9 +88,15 @@ class Home:
         return peer_of(load_certificate(read_limited(self.certificate, LIMITS.certificate)))
 
     def private_key(self) -> ec.EllipticCurvePrivateKey:
-        """The key, checked to belong to the certificate; raises IdentityError."""
-        key = load_private_key(self.key)
+        """The key, checked to belong to the certificate; raises IdentityError.
+
+        Where the certificate is already the next key's, a renewal was cut short after it: the key follows now.
+        """
         certified = load_certificate(read_limited(self.certificate, LIMITS.certificate)).public_key()
+        if self.next_key.exists() and load_private_key(self.next_key).public_key() == certified:
+            self.next_key.replace(self.key)
+            sync_directory(self.path)
+        key = load_private_key(self.key)
         if key.public_key() != certified:
             raise IdentityError(
                 f"the key {self.key} does not belong to the certificate {self.certificate}",
@@ -117,7 +128,12 @@ def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Force a directory's entries to disk."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:

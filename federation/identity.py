@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -25,6 +25,15 @@ from federation.limits import LIMITS
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 FEDERATION_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,126}[a-z0-9])?")
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What cryptography raises, much of it outside ValueError, for a certificate or request that it cannot read."""
 
 
 class Role(StrEnum):
@@ -131,16 +140,24 @@ def write_private(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def check_private(path: Path, status: os.stat_result) -> None:
+    """Refuse a file with a secret that others can read; raises IdentityError.
+
+    A Secret mounted into a pod belongs to root and is read through the pod's own group: mode 0440 and root's is taken
+    from there, by a process that is not root.
+    """
+    mode = stat.S_IMODE(status.st_mode)
+    mounted = status.st_uid == 0 and os.geteuid() != 0 and not mode & 0o337
+    if mode & 0o077 and not mounted:
+        raise IdentityError(f"{path} has mode {mode:04o}, expected 0600", advice=f"run: chmod 600 {path}")
+
+
 def read_private(path: Path) -> bytes:
     """Read a key file; raises IdentityError where it is absent, readable by others, or too large."""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            if stat.S_IMODE(status.st_mode) & 0o077:
-                raise IdentityError(
-                    f"{path} has mode {stat.S_IMODE(status.st_mode):04o}, expected 0600",
-                    advice=f"run: chmod 600 {path}",
-                )
+            check_private(path, status)
             if status.st_size > LIMITS.key_file:
                 raise IdentityError(f"{path} has {status.st_size} bytes, expected at most {LIMITS.key_file}")
             return file.read()
@@ -150,10 +167,13 @@ def read_private(path: Path) -> bytes:
 
 def load_private_key(path: Path, passphrase: bytes | None = None) -> ec.EllipticCurvePrivateKey:
     """Read an EC private key from a 0600 PEM file; raises IdentityError."""
+    content = read_private(path)
     try:
-        key = serialization.load_pem_private_key(read_private(path), passphrase)
+        key = serialization.load_pem_private_key(content, passphrase)
     except (ValueError, TypeError) as error:
-        reason = "wrong or missing passphrase" if "assword" in str(error) else "not a PEM private key"
+        # One wrong passphrase in 256 decrypts to something that is padded well, and fails only as a key.
+        encrypted = b"ENCRYPTED" in content or "assword" in str(error)
+        reason = "wrong or missing passphrase" if encrypted else "not a PEM private key"
         raise IdentityError(f"{path} cannot be read: {reason}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise IdentityError(f"{path} holds a key that is not elliptic-curve, expected P-256 or P-384")
@@ -166,9 +186,25 @@ def load_certificate(pem: bytes) -> x509.Certificate:
     if len(pem) > LIMITS.certificate:
         raise IdentityError(f"got a certificate of {len(pem)} bytes, expected at most {LIMITS.certificate}")
     try:
-        return x509.load_pem_x509_certificate(pem)
-    except ValueError:
+        return check_readable(x509.load_pem_x509_certificate(pem))
+    except UNREADABLE:
         raise IdentityError("got something that is not a PEM certificate") from None
+
+
+def load_der_certificate(der: bytes) -> x509.Certificate:
+    """Parse one DER certificate; raises IdentityError."""
+    if len(der) > LIMITS.certificate:
+        raise IdentityError(f"got a certificate of {len(der)} bytes, expected at most {LIMITS.certificate}")
+    try:
+        return check_readable(x509.load_der_x509_certificate(der))
+    except UNREADABLE:
+        raise IdentityError("got something that is not a DER certificate") from None
+
+
+def check_readable(certificate: x509.Certificate) -> x509.Certificate:
+    """Read now what cryptography reads only when asked, so that later use cannot fail; raises one of UNREADABLE."""
+    _ = certificate.extensions, certificate.public_key()
+    return certificate
 
 
 def signing_request(key: ec.EllipticCurvePrivateKey, name: str) -> bytes:

@@ -12,17 +12,27 @@ class Limits:
     """Upper bounds on untrusted input; bytes unless the name says otherwise."""
 
     certificate: int = 64 * 1024
-    """A PEM certificate or signing request."""
+    """A PEM certificate with its chain, or a signing request."""
     key_file: int = 64 * 1024
     """A PEM private key."""
     document: int = MIB
     """A YAML document: manifest, run, silo, worker."""
+    manifest_signature: int = 8 * 1024
+    """The signature of a manifest with the certificate of the authority that made it."""
+    request_head: int = 64 * 1024
+    """The head of an HTTP request: its first line and its headers."""
+    enrolment_request: int = 64 * 1024
+    """A request to the enrolment interface, which strangers reach."""
     app: int = 10 * MIB
     """A Flower App Bundle (the same bound as Flower's own)."""
     app_unpacked: int = 64 * MIB
     """The files of an app bundle together, once unpacked."""
     app_files: int = 1000
     """The number of files in an app bundle."""
+    approval: int = 64 * 1024
+    """A reviewer's approval, or its revocation."""
+    approvals: int = 1000
+    """The number of approvals in a silo's directory, and of revocations."""
     control_request: int = 16 * MIB
     """A request to the control interface: a run with its app."""
     fleet_request: int = 33 * MIB
@@ -41,6 +51,36 @@ class Limits:
     """The JSON head of a frame between gate and worker."""
     members: int = 1000
     """The members of a federation."""
+    authorities: int = 100
+    """The institutions' own certificate authorities in a manifest."""
+    former_issuers: int = 100
+    """The issuing authorities before the present one in a manifest."""
+    connections: int = 4096
+    """The connections that the gateway holds together."""
+    member_connections: int = 64
+    """The connections that one member holds together."""
+    pending_handshakes: int = 256
+    """The connections that have not finished their TLS handshake, together."""
+    pending_handshakes_of_one: int = 32
+    """The connections of one network address that have not finished their TLS handshake."""
+    secure_aggregation: int = 4 * MIB
+    """The keys, shares or signatures of a cohort in one message."""
+    steps: int = 2**31 - 1
+    """The steps that a silo may say it did in a round."""
+    private_steps: int = 1_000_000
+    """The differentially private steps that a run may plan at one silo."""
+    ledger: int = 256 * MIB
+    """A silo's privacy ledger."""
+    ledger_line: int = 4096
+    """One debit in a privacy ledger."""
+    receipts: int = 2 * MIB
+    """What one message shows of what silos signed of a run's models, in characters."""
+    statistics: int = 3 * MIB
+    """A silo's statistics, as text."""
+    statistics_result: int = 64 * MIB
+    """The merged statistics of a run, with each silo's where they are shown."""
+    passport: int = 16 * MIB
+    """The signed passport of a model."""
     event_line: int = MIB
     """One line of a run's event stream."""
 

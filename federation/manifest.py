@@ -1,4 +1,4 @@
-"""The federation manifest: who belongs, in which role, under which jurisdiction; signed by the authority."""
+"""The federation manifest: who belongs, in which role, under which jurisdiction; signed by the issuing authority."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cryptography import x509
-from pydantic import Field, model_validator
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import Field, field_validator, model_validator
 from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import LiteralScalarString
 
 from federation.errors import IdentityError, ManifestError
 from federation.home import Home, read_limited, replace_file
-from federation.identity import FEDERATION_NAME, NAME, Role, load_certificate, sign, verify
+from federation.identity import FEDERATION_NAME, NAME, Role, load_certificate, load_der_certificate, sign, verify
+from federation.issuers import REASON_CHARACTERS, FormerIssuer
 from federation.limits import LIMITS
+from federation.trust import check_authority, check_issuer, generation_of
 from policies.document import Closed, Document, Kind, load_document
-from policies.scalars import IsoDate, Misfit, misfits
+from policies.scalars import IsoDate, Misfit, misfit, misfits
 from policies.vocabulary.places import Country
 
 DOMAIN = b"federation manifest"
-REASON_CHARACTERS = 500
 
 MemberName = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 
@@ -51,6 +55,32 @@ class Revoked(Closed):
     reason: Annotated[str, Field(min_length=1, max_length=REASON_CHARACTERS)]
 
 
+class RevokedCertificate(Closed):
+    """One certificate of a member that stays: its key was lost or stolen."""
+
+    serial: Annotated[str, Field(pattern="^[0-9a-f]{1,40}$")]
+    name: MemberName
+    date: IsoDate
+    reason: Annotated[str, Field(min_length=1, max_length=REASON_CHARACTERS)]
+
+
+class ForeignAuthority(Closed):
+    """An institution's own certificate authority, and the members it may vouch for."""
+
+    name: MemberName
+    members: Annotated[tuple[MemberName, ...], Field(min_length=1, max_length=LIMITS.members)]
+    certificate: Annotated[str, Field(max_length=LIMITS.certificate)]
+
+    @field_validator("certificate")
+    @classmethod
+    def _of_an_authority(cls, value: str) -> str:
+        try:
+            check_authority(load_certificate(value.encode()))
+        except IdentityError as error:
+            raise misfit(f"the PEM certificate of an authority ({error})") from None
+        return value
+
+
 class Federation(Kind):
     """`kind: Federation`: the members and where they stand, as each of them asserted at enrolment."""
 
@@ -58,6 +88,9 @@ class Federation(Kind):
     metadata: ManifestMetadata
     members: Annotated[tuple[Member, ...], Field(max_length=LIMITS.members)] = ()
     revoked: Annotated[tuple[Revoked, ...], Field(max_length=LIMITS.members)] = ()
+    revoked_certificates: Annotated[tuple[RevokedCertificate, ...], Field(max_length=LIMITS.members)] = ()
+    authorities: Annotated[tuple[ForeignAuthority, ...], Field(max_length=LIMITS.authorities)] = ()
+    former_issuers: Annotated[tuple[FormerIssuer, ...], Field(max_length=LIMITS.former_issuers)] = ()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Federation:
@@ -100,6 +133,8 @@ class SignedManifest:
 
     document: Document[Federation]
     signature: str
+    issuer: x509.Certificate
+    """The issuing authority that signed it, certified by the federation's root."""
 
     @property
     def federation(self) -> Federation:
@@ -111,41 +146,81 @@ class SignedManifest:
         """The edition."""
         return self.document.model.metadata.version
 
+    @property
+    def edition(self) -> tuple[int, int]:
+        """What is newer: a later issuing authority's manifest before any version, then the version.
+
+        Whoever stole an issuing key can give its manifests any version, and is overruled by its successor all the same.
+        """
+        return generation_of(self.issuer), self.version
+
 
 def dump(federation: Federation) -> str:
-    """The manifest as YAML text, in the order of the model's fields."""
+    """The manifest as YAML text, in the order of the model's fields; what is empty and optional is left out."""
     yaml = YAML()
     yaml.default_flow_style = False
+    content = federation.model_dump(mode="json", by_alias=True, exclude_none=True)
+    for name in ("revoked_certificates", "authorities", "former_issuers"):
+        if not content[name]:
+            del content[name]
+    for authority in (*content.get("authorities", ()), *content.get("former_issuers", ())):
+        authority["certificate"] = LiteralScalarString(authority["certificate"])
     out = StringIO()
-    yaml.dump(federation.model_dump(mode="json", by_alias=True, exclude_none=True), out)
+    yaml.dump(content, out)
     return out.getvalue()
 
 
-def sign_manifest(text: str, key: object) -> str:
-    """The authority's signature over a manifest, base64."""
-    return base64.b64encode(sign(key, DOMAIN, text.encode())).decode()  # type: ignore[arg-type]
+def sign_manifest(text: str, key: ec.EllipticCurvePrivateKey, issuer: x509.Certificate) -> str:
+    """The issuing authority's signature over a manifest and its certificate, both base64, a dot between them."""
+    parts = (sign(key, DOMAIN, text.encode()), issuer.public_bytes(serialization.Encoding.DER))
+    return ".".join(base64.b64encode(part).decode() for part in parts)
 
 
-def verify_manifest(text: str, signature: str, authority: x509.Certificate) -> SignedManifest:
-    """Parse a manifest only after its signature verifies; raises ManifestError."""
-    if len(text) > LIMITS.document or len(signature) > 1024:
+def verify_manifest(text: str, signature: str, root: x509.Certificate, *, expired: bool = False) -> SignedManifest:
+    """Parse a manifest only after its signature verifies up to the root; raises ManifestError.
+
+    With `expired` also that of an issuing authority that has expired, to be compared with and not acted on.
+    """
+    if len(text) > LIMITS.document or len(signature) > LIMITS.manifest_signature:
         raise ManifestError(f"got a manifest of {len(text)} characters, expected at most {LIMITS.document}")
     try:
-        verify(authority.public_key(), DOMAIN, text.encode(), base64.b64decode(signature, validate=True))
-    except (IdentityError, ValueError) as error:  # ValueError: no base64, or text that has no UTF-8 form
+        proof, _, certificate = signature.partition(".")
+        issuer = load_der_certificate(base64.b64decode(certificate, validate=True))
+        check_issuer(issuer, root, expired=expired)
+        verify(issuer.public_key(), DOMAIN, text.encode(), base64.b64decode(proof, validate=True))
+    except (IdentityError, ValueError) as error:  # ValueError: no base64, or text without UTF-8 form
         raise ManifestError(
             f"the manifest is not signed by this federation's authority: {error}",
             advice="take the manifest from the operator, unchanged",
         ) from None
-    return SignedManifest(load_document(text, Federation, source="manifest.yaml"), signature)
+    signed = SignedManifest(load_document(text, Federation, source="manifest.yaml"), signature, issuer)
+    for former in signed.federation.former_issuers:
+        _check_former(former, issuer, root)
+    return signed
 
 
-def load_manifest(home: Home) -> SignedManifest:
-    """The manifest in a home, verified against the authority there; raises ManifestError."""
-    authority = load_certificate(read_limited(home.authority, LIMITS.certificate))
-    text, signature = read_limited(home.manifest, LIMITS.document), read_limited(home.manifest_signature, 1024)
+def _check_former(former: FormerIssuer, issuer: x509.Certificate, root: x509.Certificate) -> None:
+    """Check that a manifest names as a former issuer one that the root certified before its own."""
     try:
-        return verify_manifest(text.decode(), signature.decode().strip(), authority)
+        check_issuer(former.x509, root, expired=True)
+    except IdentityError as error:
+        raise ManifestError(f"the manifest names a former issuing authority that is none: {error}") from None
+    if former.generation >= generation_of(issuer):
+        raise ManifestError(
+            f"the manifest names the issuing authority {former.generation} as a former one, "
+            f"expected one before {generation_of(issuer)}, which signed it"
+        )
+
+
+def load_manifest(home: Home, *, expired: bool = False) -> SignedManifest:
+    """The manifest in a home, verified against the authority there; raises ManifestError. `expired` as above."""
+    authority = load_certificate(read_limited(home.authority, LIMITS.certificate))
+    text, signature = (
+        read_limited(home.manifest, LIMITS.document),
+        read_limited(home.manifest_signature, LIMITS.manifest_signature),
+    )
+    try:
+        return verify_manifest(text.decode(), signature.decode().strip(), authority, expired=expired)
     except UnicodeDecodeError:
         raise ManifestError(f"the manifest in {home.path} or its signature is damaged: it is not UTF-8 text") from None
 
@@ -155,17 +230,23 @@ def accept_manifest(home: Home, text: str, signature: str) -> SignedManifest:
     authority = load_certificate(read_limited(home.authority, LIMITS.certificate))
     offered = verify_manifest(text, signature, authority)
     if home.manifest.exists() and not _is_half_stored(home, text, signature):
-        known = load_manifest(home)
+        known = load_manifest(home, expired=True)
         if known.federation.metadata.name != offered.federation.metadata.name:
             raise ManifestError(
                 f"got a manifest of {offered.federation.metadata.name}, expected {known.federation.metadata.name}"
             )
-        if offered.version < known.version:
+        if generation_of(offered.issuer) < generation_of(known.issuer):
+            raise ManifestError(
+                f"got a manifest signed by the issuing authority {generation_of(offered.issuer)}, "
+                f"expected {generation_of(known.issuer)}, which replaced it, or a later one",
+                advice="ask the operator for the current manifest; a replaced issuing authority signs no manifests",
+            )
+        if offered.edition < known.edition:
             raise ManifestError(
                 f"got manifest version {offered.version}, expected at least {known.version}, which was seen before",
                 advice="ask the operator for the current manifest; an older one may bring back a member that left",
             )
-        if offered.version == known.version and offered.document.digest != known.document.digest:
+        if offered.edition == known.edition and offered.document.digest != known.document.digest:
             raise ManifestError(f"got a second manifest with version {offered.version}, expected the one seen before")
         if offered.document.digest == known.document.digest:
             return known
@@ -177,7 +258,7 @@ def _is_half_stored(home: Home, text: str, signature: str) -> bool:
     """Whether a crash within `store_manifest` left this manifest's signature, accepted then, beside the text before."""
     return (
         home.manifest_signature.exists()
-        and read_limited(home.manifest_signature, 1024) == signature.encode() + b"\n"
+        and read_limited(home.manifest_signature, LIMITS.manifest_signature) == signature.encode() + b"\n"
         and read_limited(home.manifest, LIMITS.document) != text.encode()
     )
 

@@ -4,24 +4,41 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 
-from federation.errors import ConcordatError, IdentityError, RefusedError, UnreachableError, UsageError
+from federation.errors import (
+    ConcordatError,
+    Exit,
+    IdentityError,
+    RefusedError,
+    UnreachableError,
+    UsageError,
+    WireError,
+)
 from federation.home import Home, read_limited
 from federation.identity import Role
 from federation.limits import LIMITS
 from federation.manifest import load_manifest
-from federation.run import SignedRun, load_run, sign_run
-from federation.tls import client_context
+from federation.membership import coordinator_context
+from federation.release import request_release
+from federation.run import SignedRun, load_run, parse_signed_run, sign_run
+from federation.statistics.document import load_statistics
+from federation.statistics.result import FORMAT
 
 CONTROL = "/concordat/v1/control/"
+RECONNECT_SECONDS = 120.0
+RETRY_SECONDS = 0.2
+ENDS = frozenset({"run.completed", "run.failed", "run.refused", "run.stopped"})
+"""The events that end a run."""
 
 
 class OperatorClient:
@@ -30,15 +47,16 @@ class OperatorClient:
     def __init__(self, home: Home) -> None:
         identity = home.identity()
         if identity.role is not Role.OPERATOR:
-            raise IdentityError(f"{home.path} is the home of a {identity.role}, expected an operator")
-        coordinator = load_manifest(home).federation.coordinator
+            raise IdentityError(f"{home.path} is the home of the {identity.role} {identity.name}, expected an operator")
+        manifest = load_manifest(home)
+        coordinator = manifest.federation.coordinator
         if not coordinator.addresses:
             raise UsageError(f"the manifest has no address for {coordinator.name}")
         self._home = home
         self._address = coordinator.addresses[0]
         self._http = httpx.Client(
             base_url=f"https://{self._address}",
-            verify=client_context(home.certificate, home.key, home.authority),
+            verify=coordinator_context(home),
             timeout=httpx.Timeout(30.0),
             trust_env=False,
         )
@@ -51,11 +69,19 @@ class OperatorClient:
         """Close the connection."""
         self._http.close()
 
-    def submit(self, run_file: Path) -> str:
-        """Bundle the run's app, sign both, submit them; returns the run's id."""
+    def submit(self, run_file: Path, app: bytes | None = None) -> str:
+        """Sign and submit a run with its app, or with a bundle of it that was made before; returns the run's id."""
         content = read_limited(run_file, LIMITS.document)
         run = load_run(content, source=str(run_file)).model
-        app = build_app(run_file.resolve().parent / run.app.path)
+        return self._submit(content, build_app(run_file.resolve().parent / run.app.path) if app is None else app)
+
+    def submit_statistics(self, file: Path) -> str:
+        """Sign and submit a run of statistics, which has no app; returns the run's id."""
+        content = read_limited(file, LIMITS.document)
+        load_statistics(content, source=str(file))
+        return self._submit(content, b"")
+
+    def _submit(self, content: bytes, app: bytes) -> str:
         certificate = read_limited(self._home.certificate, LIMITS.certificate)
         signed: SignedRun = sign_run(content.decode(), app, self._home.private_key(), certificate)
         body = {**signed.fields(), "app": base64.b64encode(app).decode()}
@@ -73,9 +99,52 @@ class OperatorClient:
         """Ask a run to end."""
         self._call("POST", f"runs/{run}/stop")
 
+    def resume(self, run: str) -> None:
+        """Have a run that failed or was stopped go on from its last closed round."""
+        self._call("POST", f"runs/{run}/resume")
+
+    def show(self, run: str) -> dict[str, Any]:
+        """How a run stands."""
+        return dict(self._call("GET", f"runs/{run}"))
+
     def model(self, run: str) -> bytes:
         """The final model of a completed run, as a NumPy archive."""
         return self._request("GET", f"runs/{run}/model").content
+
+    def checkpoint(self, run: str, number: int) -> bytes:
+        """The model after a closed round whose checkpoint is kept, as a NumPy archive."""
+        return self._request("GET", f"runs/{run}/checkpoints/{number}").content
+
+    def submission(self, run: str) -> tuple[SignedRun, bytes]:
+        """What was submitted, and its app; raises WireError. Nothing is verified yet."""
+        fields = dict(self._call("GET", f"runs/{run}/submission"))
+        try:
+            app = base64.b64decode(fields.pop("app"), validate=True)
+        except (ValueError, KeyError, TypeError):
+            raise WireError("the coordinator sent no app with the run") from None
+        return parse_signed_run(fields), app
+
+    def release(self, run: str, run_digest: str, model: str) -> dict[str, dict[str, str]]:
+        """Ask the silos that keep a run's model for its release to this operator; returns what each said."""
+        certificate = read_limited(self._home.certificate, LIMITS.certificate)
+        request = request_release(run, run_digest, model, self._home.private_key(), certificate)
+        return dict(self._call("POST", f"runs/{run}/release", request.fields()))
+
+    def passport(self, run: str) -> bytes:
+        """The signed passport of a completed run's model."""
+        return self._request("GET", f"runs/{run}/passport").content
+
+    def statistics(self, run: str) -> Any:
+        """The merged statistics of a completed run, as JSON gives them; raises ConcordatError for anything else."""
+        content = self._request("GET", f"runs/{run}/statistics").content
+        try:
+            found = json.loads(content) if len(content) <= LIMITS.statistics_result else {}
+            sound = found["format"] == FORMAT
+        except (ValueError, KeyError, TypeError, RecursionError):
+            sound = False
+        if not sound:
+            raise ConcordatError(f"{self._address} sent statistics that cannot be read")
+        return found
 
     def follow(self, run: str, after: int = 0) -> Iterator[dict[str, Any]]:
         """The run's events as they happen, until it ends; raises UnreachableError where the stream breaks."""
@@ -92,6 +161,31 @@ class OperatorClient:
                         yield json.loads(line)
         except httpx.HTTPError as error:
             raise UnreachableError(f"{self._address} does not answer: {error}") from None
+
+    def follow_on(self, run: str, patience: float = RECONNECT_SECONDS, after: int = 0) -> Iterator[dict[str, Any]]:
+        """The run's events until it ends, also where the coordinator is away for up to `patience` seconds meanwhile.
+
+        `after` is the number of the event after which to begin.
+
+        Raises UnreachableError where it is away for longer, or was not there to begin with.
+        """
+        lost = time.monotonic()
+        while True:
+            problem = UnreachableError(f"{self._address} ended the stream before the run ended")
+            ended = False
+            try:
+                for event in self.follow(run, after):
+                    # Numbers go on over restarts; an event that a crash took with it comes again under its number.
+                    after, lost = int(event["number"]), time.monotonic()
+                    ended = event["event"] in ENDS
+                    yield event
+            except UnreachableError as error:
+                problem = error
+            if ended:
+                return
+            if after == 0 or time.monotonic() - lost > patience:
+                raise problem
+            time.sleep(RETRY_SECONDS)
 
     def _call(self, method: str, path: str, body: object = None) -> Any:
         return self._request(method, path, body).json()
@@ -112,8 +206,10 @@ def _problem(response: httpx.Response) -> ConcordatError:
     if response.status_code == 403:
         return RefusedError(f"the coordinator refused: {response.text[:1000]}")
     try:
-        return ConcordatError(str(response.json()["error"])[:2000])
-    except (ValueError, KeyError, TypeError):
+        answer = response.json()
+        kind = RefusedError if answer.get("exit_code") == Exit.REFUSED else ConcordatError
+        return kind(str(answer["error"])[:2000])
+    except (ValueError, KeyError, TypeError, AttributeError):
         return ConcordatError(f"the coordinator answered {response.status_code}")
 
 
@@ -135,6 +231,7 @@ def build_app(directory: Path) -> bytes:
         )
         bundles = list(Path(out).glob("*.fab"))
         if done.returncode != 0 or len(bundles) != 1:
-            words = " ".join((done.stderr or done.stdout).split())
+            # Without the frame that is drawn around it on a terminal.
+            words = " ".join(re.sub("[\u2500-\u257f]", " ", done.stderr or done.stdout).split())
             raise UsageError(f"flwr build refused {directory}: {words[:500]}")
         return read_limited(bundles[0], LIMITS.app)

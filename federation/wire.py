@@ -23,29 +23,61 @@ if TYPE_CHECKING:
     from flwr.app import Array, Message, RecordDict
 
 Weights = npt.NDArray[np.float32]
+Packed = npt.NDArray[np.uint8]
+"""An update in one of the encodings of `federation.encodings`."""
 Scalar = str | int | float | bool
 
-STYPE = "concordat.flat-float32"
+STYPE, PACKED_STYPE = "concordat.flat-float32", "concordat.packed"
 _CONFIG, _METRICS, _WEIGHTS, _FLAT = "concordat", "metrics", "weights", "flat"
 _DIVIDER = b"\0"
+RELEASE = "release"
+"""The setting by which a silo says that its policy has the final model kept until the silo releases it."""
+MANIFEST, MANIFEST_SIGNATURE, MANIFEST_DIGEST = "manifest", "manifest_signature", "manifest_digest"
+"""The settings in which a coordinator sends the newest manifest, and a silo says which one it has."""
+EVIDENCE = "evidence"
+"""The setting of an envelope in which coordinator and silos tell each other of their logs."""
 
 
 class Kind:
     """What a message asks for; Flower's message types."""
 
     ADMIT = "query.admit"
+    WITNESS = "query.witness"
     INITIAL = "query.initial"
     TRAIN = "train"
     EVALUATE = "evaluate"
+    KEYS = "query.secure_keys"
+    SHARES = "query.secure_shares"
+    MASKED = "query.secure_masked"
+    SURVIVORS = "query.secure_survivors"
+    UNMASK = "query.secure_unmask"
+    RELEASE = "query.release"
+    STATISTICS = "query.statistics"
+    MOMENTS = "query.moments"
+
+
+SECURE_KINDS = (Kind.KEYS, Kind.SHARES, Kind.MASKED, Kind.SURVIVORS, Kind.UNMASK)
+"""The steps of secure aggregation."""
+SURVEY_KINDS = (Kind.STATISTICS, Kind.MOMENTS)
+"""Questions for statistics of the data, of a run of their own or before a run's first round."""
+MODEL_KINDS = (Kind.INITIAL, Kind.TRAIN, Kind.EVALUATE, Kind.RELEASE)
+"""What is asked about a model."""
+KINDS = (Kind.ADMIT, Kind.WITNESS, *MODEL_KINDS, *SURVEY_KINDS, *SECURE_KINDS)
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """One message's content: settings, metrics and weights."""
+    """One message's content: settings, metrics, and weights or a packed update."""
 
     config: Mapping[str, Scalar] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     weights: Weights | None = None
+    packed: Packed | None = None
+
+    @property
+    def array_bytes(self) -> int:
+        """What its weights or its packed update weigh."""
+        return sum(int(array.nbytes) for array in (self.weights, self.packed) if array is not None)
 
     def text(self, name: str) -> str:
         """A setting that must be text; raises WireError."""
@@ -88,24 +120,27 @@ def to_records(envelope: Envelope) -> RecordDict:
     records = RecordDict({_CONFIG: ConfigRecord(dict(envelope.config))})
     if envelope.metrics:
         records[_METRICS] = MetricRecord(dict(envelope.metrics))
-    if envelope.weights is not None:
+    array = envelope.weights if envelope.packed is None else envelope.packed
+    if array is not None:
         # Set afterwards, as the constructor would make a copy.
         arrays = ArrayRecord()
-        arrays[_FLAT] = _flat_array(envelope.weights)
+        arrays[_FLAT] = _flat_array(array)
         records[_WEIGHTS] = arrays
     return records
 
 
-def _flat_array(weights: Weights) -> Array:
-    """A Flower array over the weights' own memory, its chunks named beforehand.
+def _flat_array(values: Weights | Packed) -> Array:
+    """A Flower array over the values' own memory, its chunks named beforehand.
 
     Flower would copy each chunk twice to name it and twice more to send it; with the names in place it copies nothing.
     """
     from flwr.app import Array  # noqa: PLC0415
     from flwr.app.message.arraychunk import ArrayChunk  # noqa: PLC0415
 
-    data = np.ascontiguousarray(weights, dtype="<f4").data.cast("B")
-    flat = Array(dtype="float32", shape=(len(data) // 4,), stype=STYPE, data=b"")
+    kind, stype = ("uint8", PACKED_STYPE) if values.dtype == np.uint8 else ("float32", STYPE)
+    flat_values = np.ascontiguousarray(values, dtype=np.dtype(kind).newbyteorder("<"))
+    data = flat_values.data.cast("B")
+    flat = Array(dtype=kind, shape=(flat_values.size,), stype=stype, data=b"")
     chunks = []
     for start in range(0, len(data), LIMITS.object_chunk):
         part = data[start : start + LIMITS.object_chunk]
@@ -179,8 +214,10 @@ def envelope_of(root: str, contents: Mapping[str, bytes]) -> Envelope:
         metrics = MetricRecord.inflate(contents[names[_METRICS]]) if _METRICS in names else {}
     except (ValueError, KeyError, TypeError, AttributeError, DecodeError) as error:
         raise WireError(f"got records that cannot be read: {type(error).__name__}") from None
-    weights = _weights(names[_WEIGHTS], contents, body) if _WEIGHTS in names else None
-    return Envelope(_scalars(config), _floats(metrics), weights)
+    array = _array(names[_WEIGHTS], contents, body) if _WEIGHTS in names else None
+    if array is not None and array.dtype == np.uint8:
+        return Envelope(_scalars(config), _floats(metrics), packed=array)
+    return Envelope(_scalars(config), _floats(metrics), array)
 
 
 def _object(text: bytes) -> dict[str, Any]:
@@ -214,7 +251,8 @@ def _floats(record: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in record.items()}
 
 
-def _weights(record_id: str, contents: Mapping[str, bytes], body: Any) -> Weights:
+def _array(record_id: str, contents: Mapping[str, bytes], body: Any) -> Any:
+    """The weights, or the packed update, of a message: float32 or uint8, by what it says of itself."""
     (array_id,) = _exactly(body(record_id, "ArrayRecord")[0], 1, "weights record")
     children, start = body(array_id, "Array")
     try:
@@ -224,11 +262,13 @@ def _weights(record_id: str, contents: Mapping[str, bytes], body: Any) -> Weight
         chunk_ids = [children[index] for index in order]
     except (ValueError, KeyError, TypeError, IndexError):
         raise WireError("got a weights array whose description cannot be read") from None
-    if dtype != "float32" or stype != STYPE:
-        raise WireError(f"got weights as {dtype!s:.20}/{stype!s:.40}, expected float32/{STYPE}")
-    if type(size) is not int or not 0 < size <= LIMITS.model_values:
-        raise WireError(f"got {size!s:.20} weights, expected 1 to {LIMITS.model_values}")
-    out = np.empty(size, dtype=np.float32)
+    if [dtype, stype] not in (["float32", STYPE], ["uint8", PACKED_STYPE]):
+        raise WireError(f"got weights as {dtype!s:.20}/{stype!s:.40}, expected float32/{STYPE} or uint8/{PACKED_STYPE}")
+    # A packed update is no larger than a model with index and value for each of its weights.
+    most = LIMITS.model_values * (1 if dtype == "float32" else 8)
+    if type(size) is not int or not 0 < size <= most:
+        raise WireError(f"got {size!s:.20} weights, expected 1 to {most}")
+    out = np.empty(size, dtype=dtype)
     view = out.data.cast("B")
     filled = 0
     for chunk_id in chunk_ids:

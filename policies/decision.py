@@ -1,8 +1,10 @@
 """A decision and how one is made from a rule and facts."""
 
 import datetime as dt
+import enum
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from policies.document import Document
 from policies.model import SiloPolicy
@@ -15,7 +17,8 @@ class Decision:
     """What was decided, by which rule, why, and where in the policy that rule stands.
 
     `remedy` says what would have to change; it is None for a plain allow. `clip_norm` is the norm to which
-    the update must be clipped before it leaves, None for no clipping.
+    the update must be clipped before it leaves, None for no clipping. `observed` are the refusals of rules that the
+    gate was told to record only.
     """
 
     effect: Literal["allow", "deny"]
@@ -24,11 +27,27 @@ class Decision:
     location: str
     remedy: str | None = None
     clip_norm: float | None = None
+    observed: "tuple[Decision, ...]" = ()
 
     @property
     def allowed(self) -> bool:
         """Whether the effect is allow."""
         return self.effect == "allow"
+
+
+class Outcome(enum.Enum):
+    """How a rule that did not refuse came out."""
+
+    PASSED = "passed"
+    """The policy asks, and the facts are within."""
+    ABSENT = "absent"
+    """The policy does not ask."""
+
+
+Finding = Decision | Outcome
+"""What one rule says of a request."""
+
+PASSED, ABSENT = Outcome.PASSED, Outcome.ABSENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +80,21 @@ class Context:
         location = self.policy.locate(rule.path)
         remedy = rule.remedy.format_map(facts) if rule.remedy else None
         return Decision("allow", rule.id, rule.message.format_map(facts), location, remedy, clip_norm)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """How a stage asks one rule. It is asked only where the rules it `needs` did not refuse."""
+
+    rule: str
+    ask: Callable[[Context, Any], Finding]
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stage:
+    """The checks of one kind of request, in their order, and the decision where none refuses."""
+
+    name: str
+    checks: tuple[Check, ...]
+    allow: Callable[[Context, Any], Decision]

@@ -14,6 +14,8 @@ class Limits:
     integer_digits: int = 18
     shown_characters: int = 80
     shown_items: int = 12
+    cases: int = 2_000
+    test_files: int = 1_000
 
 
 LIMITS = Limits()

@@ -90,7 +90,8 @@ def _misfit(root: Node, path: Sequence[PathKey], found: Misfit, source: str) -> 
     if node.faulty:
         return
     advice = f"; {found.advice}" if found.advice else ""
-    message = f"got {_got(node)}, expected {found.expected}{suggestion(found.meant)}{advice}"
+    got = "a value that may hold a secret" if found.secret else _got(node)
+    message = f"got {got}, expected {found.expected}{suggestion(found.meant)}{advice}"
     yield Problem(*_value_position(position, node), message, source)
 
 

@@ -29,13 +29,14 @@ class Misfit:
     """What a validator found wrong with a value, or with a part of it.
 
     `at` is the path below the validated value, `meant` the value it was probably meant to be, `advice` what
-    to do.
+    to do. A value that may be `secret` is not repeated.
     """
 
     expected: str
     at: tuple[str | int, ...] = ()
     meant: str | None = None
     advice: str | None = None
+    secret: bool = False
 
 
 def misfits(found: Iterable[Misfit]) -> None:
@@ -46,9 +47,11 @@ def misfits(found: Iterable[Misfit]) -> None:
         raise PydanticCustomError("misfit", "got a value that does not fit", context)
 
 
-def misfit(expected: str, meant: str | None = None, advice: str | None = None) -> PydanticCustomError:
+def misfit(
+    expected: str, meant: str | None = None, advice: str | None = None, *, secret: bool = False
+) -> PydanticCustomError:
     """The error for a value that does not fit as a whole."""
-    context: dict[str, Any] = {"misfits": (Misfit(expected, meant=meant, advice=advice),)}
+    context: dict[str, Any] = {"misfits": (Misfit(expected, meant=meant, advice=advice, secret=secret),)}
     return PydanticCustomError("misfit", "got a value that does not fit", context)
 
 

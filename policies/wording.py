@@ -11,7 +11,8 @@ SHOWN_HEX = 12
 def shown(value: object) -> str:
     """A value as one printable line, shortened to `LIMITS.shown_characters`."""
     text = str(value)[: LIMITS.shown_characters + 1]
-    text = "".join(character if character.isprintable() else "?" for character in text)
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else "?" for character in text)
     return text if len(text) <= LIMITS.shown_characters else text[:-1] + "..."
 
 
@@ -32,7 +33,9 @@ def listed(items: Iterable[object], none: str = "nothing") -> str:
 
 def counted(number: int, noun: str) -> str:
     """A number and its noun, in the plural unless it is one."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    if number == 1:
+        return f"{number} {noun}"
+    return f"{number} {noun[:-1]}ies" if noun.endswith(("cy", "ty")) else f"{number} {noun}s"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -49,3 +52,16 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 def suggestion(word: str | None) -> str:
     """The ending `; did you mean "word"?`, or nothing."""
     return f'; did you mean "{word}"?' if word else ""
+
+
+def values_named(count: int) -> str:
+    """`1 value` or `n values`."""
+    return counted(count, "value")
+
+
+def size_named(count: int) -> str:
+    """A number of bytes, with the binary unit when it is a whole number of it."""
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count and count % 1024**power == 0:
+            return f"{count // 1024**power} {unit}"
+    return counted(count, "byte")

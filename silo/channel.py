@@ -1,4 +1,4 @@
-"""The channel between gate and worker: frames of a JSON head and an optional payload over a Unix socket.
+"""The channel between gate and worker: frames of a JSON head and an optional payload over a Unix socket or TLS.
 
 A frame is a four-byte big-endian head length, the head, and as many payload bytes as the head says.
 """

@@ -7,10 +7,14 @@ the audit log.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import platform
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+from silo.devices import gpu_nodes
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
@@ -24,10 +28,20 @@ _CREATE_RULESET_VERSION = 1
 
 _READ = (1 << 0) | (1 << 2) | (1 << 3)  # execute, read file, read directory
 _WRITE = sum(1 << bit for bit in (1, *range(4, 13)))  # write file, remove and make every kind of file
+_USE = (1 << 1) | (1 << 2) | (1 << 3)  # write file, read file, read directory
 _REFER, _TRUNCATE = 1 << 13, 1 << 14
 _FILE_RIGHTS = (1 << 0) | (1 << 1) | (1 << 2) | _TRUNCATE
 
 _CAPABILITY_VERSION_3 = 0x20080522
+
+_LOAD, _IF_EQUAL, _IF_NOT_BELOW, _RETURN = 0x20, 0x15, 0x35, 0x06  # classic BPF: linux/bpf_common.h
+_RET_ERRNO, _RET_ALLOW = 0x00050000, 0x7FFF0000  # linux/seccomp.h
+_X32 = 0x40000000
+# The architecture's number (linux/audit.h), that of seccomp, and socket, connect, socketpair and io_uring_setup.
+_SYSCALLS = {
+    "x86_64": (0xC000003E, 317, (41, 42, 53, 425)),
+    "aarch64": (0xC00000B7, 277, (198, 203, 199, 425)),
+}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -39,6 +53,14 @@ class _RulesetAttr(ctypes.Structure):
 class _PathBeneathAttr(ctypes.Structure):
     _pack_ = 1
     _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
+
+
+class _Instruction(ctypes.Structure):
+    _fields_ = (("code", ctypes.c_uint16), ("jt", ctypes.c_uint8), ("jf", ctypes.c_uint8), ("k", ctypes.c_uint32))
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.POINTER(_Instruction)))
 
 
 class _CapabilityHeader(ctypes.Structure):
@@ -55,7 +77,10 @@ def leave_network() -> str:
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
         return "empty network namespace in a user namespace"
-    return f"NOT SEPARATED FROM THE NETWORK: this host allows no network namespace ({_reason()})"
+    reason = _reason()
+    if network_interfaces() == ["lo"]:
+        return "network namespace with loopback alone, given from outside"
+    return f"NOT SEPARATED FROM THE NETWORK: this host allows no network namespace ({reason})"
 
 
 def network_interfaces() -> list[str]:
@@ -98,8 +123,8 @@ def confine_files(readable: Iterable[Path], writable: Iterable[Path]) -> str:
             _allow(ruleset, path, _READ & handled)
         for path in writable:
             _allow(ruleset, path, handled)
-        for device in (Path("/dev/null"), *Path("/dev").glob("nvidia*")):
-            _allow(ruleset, device, (_READ | _WRITE) & handled)
+        for device in (Path("/dev/null"), *gpu_nodes()):
+            _allow(ruleset, device, _USE)
         if _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
             return f"FILES NOT CONFINED: no_new_privs refused ({_reason()})"
         if _libc.syscall(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0)) != 0:
@@ -121,6 +146,31 @@ def drop_capabilities() -> str:
     if _libc.capset(ctypes.byref(_CapabilityHeader(_CAPABILITY_VERSION_3, 0)), (ctypes.c_uint32 * 6)()) != 0:
         return f"CAPABILITIES NOT DROPPED: the kernel refused ({_reason()})"
     return "no capabilities"
+
+
+def forbid_sockets() -> str:
+    """Let no thread of this process, nor its children, make or connect a socket; returns what was achieved.
+
+    A seccomp filter. Landlock and an empty network namespace leave open what listens on a Unix socket in the file
+    system, such as a database.
+    """
+    known = _SYSCALLS.get(platform.machine())
+    if known is None:
+        return f"SOCKETS NOT FORBIDDEN: the system calls of {platform.machine()} are not known"
+    architecture, seccomp, forbidden = known
+    refuse, allow = _RET_ERRNO | errno.EACCES, _RET_ALLOW
+    # The last two instructions allow and refuse; jumps count from the next instruction.
+    program = [(_LOAD, 0, 0, 4), (_IF_EQUAL, 0, len(forbidden) + 3, architecture)]
+    program += [(_LOAD, 0, 0, 0), (_IF_NOT_BELOW, len(forbidden) + 1, 0, _X32)]
+    program += [(_IF_EQUAL, len(forbidden) - place, 0, number) for place, number in enumerate(forbidden)]
+    program += [(_RETURN, 0, 0, allow), (_RETURN, 0, 0, refuse)]
+    code = (_Instruction * len(program))(*(_Instruction(*one) for one in program))
+    filter_ = _Program(len(program), code)
+    if _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        return f"SOCKETS NOT FORBIDDEN: no_new_privs refused ({_reason()})"
+    if _libc.syscall(seccomp, ctypes.c_uint(1), ctypes.c_uint(1), ctypes.byref(filter_)) != 0:
+        return f"SOCKETS NOT FORBIDDEN: the kernel refused the filter ({_reason()})"
+    return "no sockets by seccomp"
 
 
 def _allow(ruleset: int, path: Path, access: int) -> None:

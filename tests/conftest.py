@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,9 @@ EXPECTED_SKIPS = (
     r"this kernel has no Landlock",
     r"needs root",
     r"UCI Heart Disease files not given",
+    r"UCI credit card file not given",
+    r"no Chromium found",
+    r"strace (is not installed|may not attach)",
 )
 
 
@@ -19,6 +24,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--heart-dir", default=os.environ.get("CONCORDAT_HEART_DIR"), help="directory with the UCI Heart Disease files"
     )
+    parser.addoption(
+        "--credit-dir",
+        default=os.environ.get("CONCORDAT_CREDIT_DIR"),
+        help="directory with taiwan_credit_default.csv of the UCI data set Default of Credit Card Clients",
+    )
+
+
+def pytest_configure() -> None:
+    """Ctrl-C interrupts whatever tests start; a shell has what it starts in the background ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that found whole federations, then those that start processes: whatever takes longest.
+
+    Files are handed out whole (--dist loadfile), so that a long one begun late would keep all others waiting.
+    """
+    ranks: dict[Path, int] = {}
+    for item in items:
+        processes = any(item.get_closest_marker(name) for name in ("federation", "tensorflow"))
+        rank = 0 if item.path.parent.name == "e2e" else 1 if processes else 2
+        ranks[item.path] = min(rank, ranks.get(item.path, rank))
+    items.sort(key=lambda item: ranks[item.path])
 
 
 @pytest.hookimpl(trylast=True)

@@ -15,10 +15,11 @@ GROUPS = {
     "federation": ("coordinator.cli:federation", "Found a federation, enrol members, show the manifest."),
     "coordinator": ("coordinator.cli:coordinator", "Run the coordinator."),
     "silo": ("silo.cli:app", "Join a federation as a silo; run its gate and its worker."),
-    "policy": ("policies.cli:app", "Check a policy, list its rules, explain a decision."),
+    "data": ("silo.worker.data.cli:data", "Describe a dataset in a contract and hold the data against it."),
+    "policy": ("silo.governance.cli:policy", "Write, test, compare, sign and explain a policy."),
     "audit": ("audit.cli:app", "Verify and read an audit log."),
-    "run": ("federation.cli.run:app", "Submit, follow and fetch training runs."),
-    "demo": ("demo.cli:app", "Found a federation of hospitals on this machine and train together."),
+    "run": ("silo.governance.cli:run", "Try, submit, follow and fetch training runs."),
+    "demo": ("demo.cli:app", "Found a federation on this machine and train together."),
 }
 
 EPILOG = """Exit codes: 0 done; 1 failed or did not verify; 2 wrong usage; 3 refused by a policy or a peer;

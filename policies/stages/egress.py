@@ -2,30 +2,72 @@
 
 import math
 
-from policies.decision import Context, Decision
+from policies.decision import ABSENT, PASSED, Check, Context, Decision, Finding, Stage
 from policies.request import Egress
-from policies.stages.common import (
-    in_force,
-    metrics_listed,
-    metrics_named,
-    rounds_within,
-    size_named,
-    values_named,
-)
-from policies.wording import counted, listed, shown
+from policies.stages import metrics, privacy, runs, statistics
+from policies.stages.basis import IN_FORCE
+from policies.wording import counted, shown, size_named, values_named
+
+SHAPE = ("egress.update.shape",)
 
 
-def decide(context: Context, request: Egress) -> Decision:
-    """The first rule that refuses, else permission, with the norm to clip to if the update is too long."""
-    refusal = (
-        in_force(context)
-        or rounds_within(context, request.round, f"got round {request.round}")
-        or _metrics(context, request)
-        or _examples(context, request)
-        or _update(context, request)
+def _facts(request: Egress) -> tuple[object, ...]:
+    return (
+        request.values,
+        request.expected_values,
+        request.dtype,
+        request.finite,
+        request.norm,
+        request.size_bytes,
     )
-    if refusal is not None:
-        return refusal
+
+
+def _shape(context: Context, request: Egress) -> Finding:
+    """The update has the model's size; one with a fact missing is refused as one of the wrong shape."""
+    facts = _facts(request)
+    if all(fact is None for fact in facts):
+        return ABSENT
+    if request.values is None or any(fact is None for fact in facts):
+        return context.deny("egress.update.shape", values="some facts missing", expected="all of them")
+    if 1 <= request.values == request.expected_values:
+        return PASSED
+    return context.deny("egress.update.shape", values=values_named(request.values), expected=request.expected_values)
+
+
+def _dtype(context: Context, request: Egress) -> Finding:
+    if request.dtype is None:
+        return ABSENT
+    return PASSED if request.dtype == "float32" else context.deny("egress.update.dtype", dtype=shown(request.dtype))
+
+
+def _finite(context: Context, request: Egress) -> Finding:
+    if request.finite is None:
+        return ABSENT
+    return PASSED if request.finite is True else context.deny("egress.update.finite")
+
+
+def _bytes(context: Context, request: Egress) -> Finding:
+    size, maximum = request.size_bytes, context.model.egress.update.max_bytes
+    if size is None:
+        return ABSENT
+    if 0 <= size <= maximum:
+        return PASSED
+    return context.deny("egress.update.max_bytes", size=size_named(size), maximum=size_named(maximum))
+
+
+def _norm(context: Context, request: Egress) -> Finding:
+    """The norm is a number; one above the maximum is clipped where the reply is allowed."""
+    norm = request.norm
+    if norm is None:
+        return ABSENT
+    if math.isfinite(norm) and norm >= 0:
+        return PASSED
+    reason = f"the update's norm is {norm:g}, expected a number from 0"
+    return context.deny("egress.update.max_norm", norm=reason, remedy="correct the app's update")
+
+
+def _allow(context: Context, request: Egress) -> Decision:
+    """Permission, with the norm to clip to if the update is too long."""
     maximum = context.model.egress.update.max_norm
     if request.norm is not None and request.norm > maximum:
         norm = f"the update's norm of {request.norm:g} is clipped to {maximum:g}"
@@ -40,44 +82,19 @@ def decide(context: Context, request: Egress) -> Decision:
     )
 
 
-def _metrics(context: Context, request: Egress) -> Decision | None:
-    undeclared = [metric for metric in request.metrics if metric not in request.declared_metrics]
-    if undeclared:
-        declared = listed(request.declared_metrics)
-        return context.deny("egress.metrics.declared", metrics=metrics_named(undeclared), declared=declared)
-    refusal = metrics_listed(context, tuple(request.metrics))
-    if refusal is not None:
-        return refusal
-    wild = [metric for metric, value in request.metrics.items() if not math.isfinite(value)]
-    return context.deny("egress.metrics.finite", metrics=metrics_named(wild)) if wild else None
-
-
-def _examples(context: Context, request: Egress) -> Decision | None:
-    minimum = context.model.egress.metrics.minimum_count
-    if request.examples >= minimum:
-        return None
-    examples = counted(request.examples, "example")
-    return context.deny("egress.metrics.minimum_count", examples=examples, minimum=minimum)
-
-
-def _update(context: Context, request: Egress) -> Decision | None:
-    """The update's facts; an update with a fact missing is refused as one of the wrong shape."""
-    values, expected, size, norm = request.values, request.expected_values, request.size_bytes, request.norm
-    facts = (values, expected, request.dtype, request.finite, norm, size)
-    if all(fact is None for fact in facts):
-        return None
-    if values is None or expected is None or request.dtype is None or size is None or norm is None:
-        return context.deny("egress.update.shape", values="some facts missing", expected="all of them")
-    if not 1 <= values == expected:
-        return context.deny("egress.update.shape", values=values_named(values), expected=expected)
-    if request.dtype != "float32":
-        return context.deny("egress.update.dtype", dtype=shown(request.dtype))
-    if request.finite is not True:
-        return context.deny("egress.update.finite")
-    maximum = context.model.egress.update.max_bytes
-    if not 0 <= size <= maximum:
-        return context.deny("egress.update.max_bytes", size=size_named(size), maximum=size_named(maximum))
-    if not (math.isfinite(norm) and norm >= 0):
-        reason = f"the update's norm is {norm:g}, expected a number from 0"
-        return context.deny("egress.update.max_norm", norm=reason, remedy="correct the app's update")
-    return None
+STAGE = Stage(
+    "egress",
+    (
+        *IN_FORCE,
+        *runs.ROUND,
+        *metrics.EGRESS,
+        Check("egress.update.shape", _shape),
+        Check("egress.update.dtype", _dtype, needs=SHAPE),
+        Check("egress.update.finite", _finite, needs=SHAPE),
+        Check("egress.update.max_bytes", _bytes, needs=SHAPE),
+        Check("egress.update.max_norm", _norm, needs=SHAPE),
+        *statistics.EGRESS,
+        *privacy.EGRESS,
+    ),
+    _allow,
+)

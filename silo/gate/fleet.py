@@ -61,25 +61,37 @@ class Task:
     tree: message_pb2.ObjectTree
 
 
+def signed_headers(key: ec.EllipticCurvePrivateKey, now: datetime) -> dict[str, str]:
+    """The headers with which Flower knows a node: its key, the time, and the key's signature over the time."""
+    timestamp = now.isoformat()
+    return {
+        "content-type": MEDIA_TYPE,
+        FLEET_HTTP_PUBLIC_KEY_HEADER: base64.b64encode(public_key_pem(key.public_key())).decode(),
+        TIMESTAMP_HEADER: timestamp,
+        FLEET_HTTP_SIGNATURE_HEADER: base64.b64encode(sign_message(key, timestamp.encode("ascii"))).decode(),
+    }
+
+
 class FleetConnection:
     """One kept-alive TLS connection that carries Fleet requests one after the other."""
 
-    def __init__(self, host: str, port: int, context: ssl.SSLContext, key: ec.EllipticCurvePrivateKey) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        context: ssl.SSLContext,
+        key: ec.EllipticCurvePrivateKey,
+        exchanged: Callable[[int, int], None] = lambda _sent, _received: None,
+    ) -> None:
         self._host, self._port, self._context = host, port, context
+        self._exchanged = exchanged
         self._key = key
-        self._public_key = base64.b64encode(public_key_pem(key.public_key())).decode()
         self._http: http.client.HTTPSConnection | None = None
         self._interrupted = False
 
     def call(self, path: str, request: Proto, response_type: type[ResponseT]) -> ResponseT:
         """Send one request and read its answer; raises FleetRefusedError or UnreachableError."""
-        timestamp = datetime.now(UTC).isoformat()
-        headers = {
-            "content-type": MEDIA_TYPE,
-            FLEET_HTTP_PUBLIC_KEY_HEADER: self._public_key,
-            TIMESTAMP_HEADER: timestamp,
-            FLEET_HTTP_SIGNATURE_HEADER: base64.b64encode(sign_message(self._key, timestamp.encode("ascii"))).decode(),
-        }
+        headers = signed_headers(self._key, datetime.now(UTC))
         status, body = self._exchange("/v1/fleet/" + path, request.SerializeToString(), headers)
         if status != 200:
             raise FleetRefusedError(status, path, bytes(body[:1000]).decode("utf-8", "replace"))
@@ -101,10 +113,12 @@ class FleetConnection:
                     raise
                 self.close()
                 response = self._send(path, body, headers)
-            return response.status, self._read(response)
+            content = self._read(response)
         except (TimeoutError, http.client.HTTPException, OSError) as error:
             self.close()
             raise UnreachableError(f"{self._host}:{self._port} does not answer: {_say(error)}") from None
+        self._exchanged(len(body), len(content))
+        return response.status, content
 
     def _send(self, path: str, body: bytes, headers: dict[str, str]) -> http.client.HTTPResponse:
         connection = self._http or self._connect()
@@ -153,33 +167,59 @@ class FleetConnection:
 
 
 class FleetNode:
-    """The silo as a Flower node: pull a task, fetch its content, push a reply."""
+    """The silo as a Flower node: pull a task, fetch its content, push a reply.
+
+    Its key and certificate may change between any two of these, also while a task is worked on; see `try_use`.
+    """
 
     def __init__(self, connect: Callable[[], FleetConnection], public_key: bytes) -> None:
         self._connect = connect
         self._public_key = public_key
         self._main = connect()
+        self._generation = 0
         self._local = threading.local()
         self._pool = ThreadPoolExecutor(CONCURRENT_OBJECTS, thread_name_prefix="objects")
         self._node = node_pb2.Node()
         self._stop = threading.Event()
+        self._beat_now = threading.Event()
+        self._asking = threading.RLock()
+        """Held while anything but a heartbeat is asked, so that no certificate is superseded within an exchange."""
         self._heartbeat: threading.Thread | None = None
 
     def activate(self) -> int:
         """Announce this node; returns its Flower node id. Raises FleetRefusedError or UnreachableError."""
-        request = fleet_pb2.ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_SECONDS)
-        response = self._main.call("activate-node", request, fleet_pb2.ActivateNodeResponse)
+        with self._asking:
+            request = fleet_pb2.ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_SECONDS)
+            response = self._main.call("activate-node", request, fleet_pb2.ActivateNodeResponse)
         self._node = node_pb2.Node(node_id=response.node_id)
         if self._heartbeat is None:
             self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
             self._heartbeat.start()
         return int(response.node_id)
 
+    def try_use(self, present: Callable[[], tuple[Callable[[], FleetConnection], bytes]]) -> bool:
+        """Go on with another key and certificate, and heartbeat with them at once; False where something is asked now.
+
+        The coordinator knows the node by its member's name, so nothing else changes. `present` gives how to connect,
+        and the public key (PEM). Raises what it raises.
+        """
+        if not self._asking.acquire(blocking=False):
+            return False
+        try:
+            self._connect, self._public_key = present()
+            self._generation += 1
+            self._main.close()
+            self._main = self._connect()
+        finally:
+            self._asking.release()
+        self._beat_now.set()
+        return True
+
     def pull(self) -> Task | None:
         """Wait for a task; the coordinator answers when there is one, or with none after a while."""
-        response = self._main.call(
-            "pull-messages", fleet_pb2.PullMessagesRequest(node=self._node), fleet_pb2.PullMessagesResponse
-        )
+        with self._asking:
+            request = fleet_pb2.PullMessagesRequest(node=self._node)
+            response = self._main.call("pull-messages", request, fleet_pb2.PullMessagesResponse)
         if not response.messages_list:
             return None
         message = message_from_proto(response.messages_list[0])
@@ -194,6 +234,10 @@ class FleetNode:
 
     def fetch(self, task: Task) -> Envelope:
         """Fetch a task's content, every object checked against its id; raises WireError."""
+        with self._asking:
+            return self._fetch(task)
+
+    def _fetch(self, task: Task) -> Envelope:
         wanted = list(dict.fromkeys(_ids(task.tree)))
         if len(wanted) > LIMITS.message_objects:
             raise WireError(f"got a message of {len(wanted)} objects, expected at most {LIMITS.message_objects}")
@@ -221,7 +265,8 @@ class FleetNode:
     def fetch_app(self, run_id: int, digest: str) -> bytes:
         """Fetch the app bundle of a run by its SHA-256; raises WireError where the content has another."""
         request = fab_pb2.GetFabRequest(node=self._node, hash_str=digest, run_id=run_id)
-        response = self._main.call("get-fab", request, fab_pb2.GetFabResponse)
+        with self._asking:
+            response = self._main.call("get-fab", request, fab_pb2.GetFabResponse)
         content: bytes = response.fab.content
         if WireObject.name(content) != digest:
             raise WireError("the app bundle does not have the digest that the run names")
@@ -230,10 +275,15 @@ class FleetNode:
     def fetch_app_hash(self, run_id: int) -> str:
         """The app digest that Flower has for a run."""
         request = run_pb2.GetRunRequest(node=self._node, run_id=run_id)
-        return str(self._main.call("get-run", request, run_pb2.GetRunResponse).run.fab_hash)
+        with self._asking:
+            return str(self._main.call("get-run", request, run_pb2.GetRunResponse).run.fab_hash)
 
     def reply(self, task: Task, envelope: Envelope) -> None:
         """Push a reply with all its objects; raises FleetRefusedError where the round is over."""
+        with self._asking:
+            self._reply(task, envelope)
+
+    def _reply(self, task: Task, envelope: Envelope) -> None:
         asked = task.metadata
         now = datetime.now(UTC).timestamp()
         metadata = Metadata(
@@ -282,11 +332,13 @@ class FleetNode:
     def interrupt(self) -> None:
         """Wake a thread that waits in `pull`; may be called from a signal handler."""
         self._stop.set()
+        self._beat_now.set()
         self._main.interrupt()
 
     def close(self) -> None:
         """Say goodbye where the coordinator still listens, and close every connection."""
         self._stop.set()
+        self._beat_now.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._node.node_id:
             try:
@@ -300,14 +352,25 @@ class FleetNode:
 
     def _own(self) -> FleetConnection:
         """The calling thread's own connection."""
-        connection: FleetConnection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._connect()
-        return connection
+        generation, connection = getattr(self._local, "connection", (-1, None))
+        if connection is None or generation != self._generation:
+            if connection is not None:
+                connection.close()
+            connection = self._connect()
+            self._local.connection = (self._generation, connection)
+        own: FleetConnection = connection
+        return own
 
     def _beat(self) -> None:
-        connection = self._connect()
-        while not self._stop.wait(HEARTBEAT_SECONDS * 0.8):
+        generation, connection = self._generation, self._connect()
+        while True:
+            self._beat_now.wait(HEARTBEAT_SECONDS * 0.8)
+            if self._stop.is_set():
+                return
+            self._beat_now.clear()
+            if generation != self._generation:
+                connection.close()
+                generation, connection = self._generation, self._connect()
             request = heartbeat_pb2.SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
             try:
                 connection.call("send-node-heartbeat", request, heartbeat_pb2.SendNodeHeartbeatResponse)

@@ -2,113 +2,197 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import Any
+import threading
+from dataclasses import replace
+from datetime import datetime
 
-from cryptography import x509
-
-from audit.entry import JSON, Event
-from audit.entry import Decision as LogDecision
-from audit.errors import AuditEventError
-from audit.log import AuditLog
+from audit.errors import AuditEventError, RollbackError, VerificationError
 from federation.errors import ConcordatError, IdentityError, ManifestError, WireError
-from federation.identity import Peer
-from federation.manifest import SignedManifest
-from federation.run import Run, SignedRun, parse_signed_run, verify_signed_run
-from federation.wire import Envelope, Kind, Scalar, Weights, weights_digest
+from federation.receipts import keys_of
+from federation.run import load_run
+from federation.wire import EVIDENCE, KINDS, Envelope, Kind
+from policies.bundle import version_of
 from policies.decision import Decision
 from policies.document import Document
+from policies.engine import undecided
 from policies.errors import PolicyError
 from policies.model import SiloPolicy
-from silo.channel import ChannelError, Frame, payload_of
-from silo.gate.fleet import FleetNode, Task
-from silo.gate.session import (
-    Prepared,
-    Session,
-    decide_admission,
-    decide_egress,
-    decide_ingress,
-    decide_view,
-    parties_of,
-)
-from silo.gate.updates import clip_update
-from silo.gate.worker_link import WorkerError, WorkerLink
+from policies.wording import nearest
+from silo.channel import ChannelError
+from silo.gate.answers import admission_answer
+from silo.gate.desk import Desk
+from silo.gate.fleet import Task
+from silo.gate.journal import Detail, Journal
+from silo.gate.manifest_news import hear_manifest, with_manifest_digest
+from silo.gate.parts import Parts, Refusal, standing
+from silo.gate.policy_file import Rejected
+from silo.gate.releasing import asked_of, decide_release
+from silo.gate.replies import RepliesError
+from silo.gate.retention import declare_retention
+from silo.gate.rounds import Rounds
+from silo.gate.session import Session, decide_admission, decide_view
+from silo.gate.statistics import Surveys
+from silo.gate.verified import verified
+from silo.gate.worker_link import WorkerError
 
-PREPARE_SECONDS = 110.0
-"""How long a worker may take to read its data and build the model; within the coordinator's own limit for admission."""
-
-Detail = Mapping[str, str | int | bool]
-
-
-class Refusal(ConcordatError):  # noqa: N818  a decision, not a fault
-    """A request was refused; carries what the asking side is told."""
-
-    def __init__(self, rule: str, reason: str, location: str = "", remedy: str | None = None) -> None:
-        super().__init__(reason)
-        self.fields: dict[str, Scalar] = {
-            "status": "refused",
-            "rule": rule,
-            "reason": reason,
-            "location": location,
-            "remedy": remedy or "",
-        }
-
-
-@dataclass
-class Parts:
-    """What a handler works with."""
-
-    peer: Peer
-    authority: x509.Certificate
-    policy: Document[SiloPolicy]
-    log: AuditLog
-    link: WorkerLink
-    node: FleetNode
-    accept_manifest: Callable[[str, str], SignedManifest]
+__all__ = ["Handler", "Parts", "Refusal"]
 
 
 class Handler:
-    """Handles one silo's messages, one after the other."""
+    """Handles one silo's messages, one after the other; `reload` may be called from another thread."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._policy = parts.policy
         self._session: Session | None = None
+        # Held while something is decided and recorded, so that a newer policy comes before or after it as a whole.
+        self._deciding = threading.RLock()
+        self._journal = Journal(parts.log, parts.peer, lambda: self._policy, self._run_in_progress)
+        desk = Desk(
+            deciding=self._deciding,
+            policy=lambda: self._policy,
+            journal=self._journal,
+            admission=self._admission,
+            going_on=self._going_on,
+            running=self._running,
+            end_session=self._end_session,
+        )
+        self._rounds = Rounds(parts, desk)
+        self._surveys = Surveys(parts, desk)
+
+    @property
+    def policy(self) -> Document[SiloPolicy]:
+        """The active policy."""
+        return self._policy
+
+    def _run_in_progress(self) -> str | None:
+        return self._session.run_id if self._session else None
 
     def handle(self, task: Task) -> Envelope:
         """Answer a message; a refusal or a failure is an answer too. Raises only what must stop the gate."""
+        answer = with_manifest_digest(self._parts, self._answer(task))
+        evidence = self._parts.witnessing.answer()
+        return answer if evidence is None else replace(answer, config={**answer.config, EVIDENCE: evidence})
+
+    def _answer(self, task: Task) -> Envelope:
         try:
             envelope = self._parts.node.fetch(task)
-            match task.kind:
-                case Kind.ADMIT:
-                    return self._admit(task, envelope)
-                case Kind.INITIAL:
-                    return self._initial(self._of(task))
-                case Kind.TRAIN:
-                    return self._train(self._of(task), envelope)
-                case Kind.EVALUATE:
-                    return self._evaluate(self._of(task), envelope)
-            raise self._refuse("default-deny", f"got a message of type {task.kind[:40]!r}, which no rule allows")
+            hear_manifest(self._parts, self._journal, task.kind, envelope)
+            self._hear(envelope)
+            self.reload()
+            return self._dispatch(task, envelope)
         except Refusal as refusal:
             return Envelope(refusal.fields)
-        except (WorkerError, ChannelError, WireError, AuditEventError) as error:
+        except (WorkerError, ChannelError, WireError, RepliesError, AuditEventError) as error:
+            session = self._session
+            if session is not None and isinstance(session.refusal, Refusal):
+                # The worker was let go because a newer policy refuses the run: that is the answer.
+                return Envelope(session.refusal.fields)
             # AuditEventError: what a peer sent does not fit an entry, so nothing was recorded and nothing was done.
             reason = str(error) or "no reason was given"
-            self._record("message.failed", reason=reason[:2000], detail={"kind": task.kind[:40]})
+            self._journal.record("message.failed", reason=reason[:2000], detail={"kind": task.kind[:40]})
             return Envelope({"status": "failed", "reason": reason[:1000]})
+
+    def _dispatch(self, task: Task, envelope: Envelope) -> Envelope:
+        match task.kind:
+            case Kind.ADMIT:
+                return self._admit(task, envelope)
+            case Kind.WITNESS:
+                return Envelope({"status": "ok"})  # what is said of logs goes with every answer
+            case Kind.STATISTICS:
+                return self._surveys.answer(envelope)
+            case Kind.RELEASE:
+                return self._release(envelope)
+            case kind if kind in KINDS:
+                return self._rounds.answer(self._of(task), kind, envelope)
+        close = nearest(task.kind, KINDS)
+        like = f"; the nearest is {close}, failed on the name" if close else ""
+        raise self._journal.refuse(
+            "default-deny", f"got a message of type {task.kind[:40]!r}, which no rule allows{like}"
+        )
+
+    # -- other parties' logs, and this one as they saw it
+
+    def _hear(self, envelope: Envelope) -> None:
+        try:
+            self._parts.witnessing.hear(envelope.config.get(EVIDENCE))
+        except RollbackError as error:
+            raise self._journal.refuse("log.rollback", str(error)) from None
+        except VerificationError as error:
+            raise self._journal.refuse("coordinator.log", str(error)[:2000]) from None
+
+    # -- the policy
+
+    def reload(self) -> None:
+        """Take a newer policy that lies in the file, and hold the run in progress against it; else do nothing.
+
+        What lies there and does not become active is recorded and said; the policy so far stays.
+        """
+        if self._parts.policy_file is None:
+            return
+        with self._deciding:
+            found = self._parts.policy_file.poll(version_of(self._policy))
+            if isinstance(found, Rejected):
+                self._journal.record("policy.rejected", reason=found.reason[:2000])
+                self._parts.say(f"POLICY REJECTED, {self._named()} stays active: {found.reason}")
+            elif found is not None:
+                self._activate(found)
+
+    def _activate(self, policy: Document[SiloPolicy]) -> None:
+        self._policy = policy
+        version = version_of(policy)
+        self._journal.record("policy.activate", detail={"name": version.name, "version": version.version})
+        declare_retention(self._parts.log, policy, self._parts.peer.uri)
+        self._parts.history.active = version
+        self._parts.say(f"policy {self._named()} is active")
+        session = self._session
+        if session is None or session.refusal is not None:
+            return
+        try:
+            self._hold(session)
+        except Refusal as refusal:
+            session.refusal = refusal
+            self._parts.link.end_work()
+
+    def _named(self) -> str:
+        metadata = self._policy.model.metadata
+        return f"{metadata.name} version {metadata.version}"
+
+    def _hold(self, session: Session) -> None:
+        """Hold a run in progress against the policy of now; raises Refusal, recorded as the end of the run."""
+        now = self._parts.now()
+        decisions = [self._admission(session, now, again=True)]
+        if session.prepared is not None:
+            decisions.append(decide_view(self._policy, session.run, session.prepared, now, self._parts.observe))
+        for decision in decisions:
+            if not decision.allowed:
+                self._journal.decide("run.revoke", decision, session.run_id)
 
     # -- admission
 
     def _admit(self, task: Task, envelope: Envelope) -> Envelope:
         run_id = envelope.text("run_id")[:100]
-        signed, run, operator, manifest = self._verified(run_id, envelope)
-        parties = parties_of(manifest.federation, run.model, operator)
-        silo = self._parts.peer.name
-        decision = decide_admission(self._policy, run.model, signed.app_digest, parties, silo, datetime.now(UTC))
+        found = verified(self._parts, self._journal, run_id, envelope, load_run)
+        signed, run, operator, manifest, parties = (
+            found.signed,
+            found.document,
+            found.operator,
+            found.manifest,
+            found.parties,
+        )
+        before = self._parts.history.of(run_id, signed.digest)
+        session = Session(
+            run_id,
+            task.run_id,
+            run.model,
+            operator,
+            signed.text,
+            b"",
+            signed=signed,
+            parties=parties,
+            log_keys=keys_of(manifest.federation, [party.name for party in parties]),
+            release_asked=envelope.config.get("release_asked") is True or None,
+        )
         detail: Detail = {
             "run_digest": signed.digest,
             "app": signed.app_digest,
@@ -118,216 +202,118 @@ class Handler:
             "manifest": manifest.document.digest,
             "parties": ",".join(f"{party.name}:{party.country}" for party in parties),
         }
-        self._decide("run.admit", decision, run_id, detail=detail)
-        self._end_session()
-        app = self._parts.node.fetch_app(task.run_id, signed.app_digest.removeprefix("sha256:"))
-        session = Session(run_id, task.run_id, run.model, operator, signed.text, app)
-        session.prepared = self._prepare(session)
-        self._session = session
-        return Envelope(
-            {
-                "status": "admitted",
-                "examples": session.prepared.examples,
-                "shapes": session.prepared.shapes,
-                "initial_digest": session.prepared.initial_digest,
-            }
+        debits = 0
+        if run.model.privacy is not None and self._parts.ledger is not None:
+            debits = len(self._parts.ledger.entries)
+            detail = {**detail, "debits": debits}
+        with self._deciding:
+            decision = self._admission(session, self._parts.now(), again=before is not None)
+            # A run that goes on is no further use of its app.
+            self._journal.decide("run.admit" if before is None else "run.readmit", decision, run_id, detail=detail)
+            current = self._session
+            if before is not None and current is not None and self._serves(current, session):
+                current.flower_run, current.operator, current.parties = task.run_id, operator, parties
+                current.log_keys = session.log_keys
+                self._going_on(current)
+                return admission_answer(current, self._policy)
+            if before is None:
+                self._parts.history.admitted(run_id, signed.digest, signed.app_digest, debits)
+                if self._parts.replies is not None:
+                    self._parts.replies.clear()
+            else:
+                session.last_round, session.evaluated = before.last_round, before.evaluated
+            self._end_session()
+            self._session = session
+        try:
+            session.app = self._parts.node.fetch_app(task.run_id, signed.app_digest.removeprefix("sha256:"))
+            session.prepared = self._rounds.prepare(session)
+            self._planned(session)
+        except BaseException:
+            if session.refusal is None:
+                self._session = None
+            raise
+        self._going_on(session)
+        return admission_answer(session, self._policy)
+
+    def _serves(self, current: Session, asked: Session) -> bool:
+        """Whether the run in progress is the one asked for, its view and model still with the worker."""
+        return (
+            current.run_id == asked.run_id
+            and current.signed is not None
+            and asked.signed is not None
+            and current.signed.digest == asked.signed.digest
+            and current.refusal is None
+            and current.prepared is not None
+            and self._parts.link.worker == current.worker
         )
 
-    def _verified(self, run_id: str, envelope: Envelope) -> tuple[SignedRun, Document[Run], Peer, SignedManifest]:
-        """Check manifest, signature and form of a run before anything is decided about it."""
+    def _planned(self, session: Session) -> None:
+        """Ask admission again now that the view is known, and with it what the run would spend of a privacy budget."""
         try:
-            manifest = self._parts.accept_manifest(envelope.text("manifest"), envelope.text("manifest_signature"))
-            fields = {name: envelope.text(name) for name in ("run", "app_digest", "signature", "operator")}
-            signed = parse_signed_run(fields)
-            operator = verify_signed_run(signed, self._parts.authority)
-            if operator.federation != self._parts.peer.federation:
-                raise IdentityError(f"the run is of federation {operator.federation}")
-            parties_of(manifest.federation, signed.document().model, operator)
-            return signed, signed.document(), operator, manifest
-        except (IdentityError, ManifestError) as error:
-            raise self._refuse("run.signature", str(error), run_id) from None
-        except PolicyError as error:
-            raise self._refuse("run.document", str(error)[:2000], run_id) from None
-
-    def _prepare(self, session: Session) -> Prepared:
-        """Have the connected worker build view and model; the view is decided on before any training."""
-        self._parts.link.wait()
-        session.worker = self._parts.link.worker
-        try:
-            answer = self._parts.link.ask(Frame("prepare", {"run": session.text}, session.app), PREPARE_SECONDS)
-            return self._view(session, answer.fields)
-        except (ConcordatError, AuditEventError):
-            # A worker serves one run: after a failed or refused one it is of no more use.
+            with self._deciding:
+                self._hold(session)
+        except Refusal:
             self._parts.link.drop()
             raise
 
-    def _view(self, session: Session, fields: Mapping[str, Any]) -> Prepared:
-        """What a worker says of the view it built, once the view is allowed; raises Refusal or WorkerError."""
+    def _admission(self, session: Session, now: datetime, *, again: bool = False) -> Decision:
+        """Whether a run is admitted, or goes on (`again`), by the policy and the facts of now."""
+        assert session.signed is not None  # noqa: S101  every session of a handler comes from a signed run
         try:
-            prepared = Prepared(
-                rows=int(fields["rows"]),
-                examples=int(fields["examples"]),
-                validation=int(fields["validation"]),
-                view_digest=str(fields["view_digest"]),
-                shapes=str(fields["shapes"]),
-                values=int(fields["values"]),
-                initial_digest=str(fields["initial_digest"]),
-            )
-            dropped = int(fields.get("dropped", 0))
-        except (KeyError, ValueError, TypeError, OverflowError) as error:
-            raise WorkerError(f"the worker's account of the view lacks a field: {error}") from None
-        decision = decide_view(self._policy, session.run, prepared.rows, datetime.now(UTC))
-        detail: Detail = {
-            "dataset": session.run.dataset,
-            "columns": ",".join(session.run.columns)[:8000],
-            "rows": prepared.rows,
-            "dropped_rows": dropped,
-            "view": prepared.view_digest,
-        }
-        self._decide("view.build", decision, session.run_id, detail=detail)
-        return prepared
+            facts = standing(self._parts, session, session.signed, self._policy, now, self._session, again=again)
+        except (ConcordatError, PolicyError, OSError) as error:
+            return undecided(self._policy, f"its facts could not be gathered: {str(error)[:500]}")
+        return decide_admission(
+            self._policy,
+            session.run,
+            session.signed.app_digest,
+            session.parties,
+            self._parts.peer.name,
+            now,
+            facts,
+            self._parts.observe,
+        )
 
     # -- rounds
 
     def _of(self, task: Task) -> Session:
         if self._session is None or self._session.flower_run != task.run_id:
-            raise self._refuse("run.unknown", "this run was not admitted by this silo since its gate started")
+            raise self._journal.refuse("run.unknown", "this run was not admitted by this silo since its gate started")
+        self._going_on(self._session)
         return self._session
 
-    def _work(self, session: Session, frame: Frame) -> Frame:
-        """Ask the run's worker; a fresh one that took the place of a lost one is prepared first."""
-        if self._parts.link.worker != session.worker:
-            session.prepared = self._prepare(session)
-        return self._parts.link.ask(frame, session.run.strategy.deadline_seconds)
+    def _going_on(self, session: Session) -> None:
+        """Raise the Refusal of a run that a newer policy refused; else note that it goes on."""
+        with self._deciding:
+            self.reload()
+            if session.refusal is not None:
+                raise session.refusal
+            session.touched = self._parts.now()
 
-    def _initial(self, session: Session) -> Envelope:
-        answer = self._work(session, Frame("initial"))
-        weights = answer.weights()
-        digest = weights_digest(weights)
-        assert session.prepared is not None  # noqa: S101  a session is kept only once prepared
-        if digest != session.prepared.initial_digest:
-            raise self._refuse("initial.seeded", "the initial model changed since admission", session.run_id)
-        decision = decide_ingress(self._policy, session, 1, weights, datetime.now(UTC))
-        if decision.allowed:
-            reason = f"the initial model of {weights.size} values, made from the run's seed, may leave"
-            decision = replace(decision, reason=reason)
-        self._decide("initial.release", decision, session.run_id, detail={"model": digest})
-        return Envelope({"status": "ok", "digest": digest}, weights=weights)
-
-    def _ingress(self, session: Session, envelope: Envelope) -> tuple[int, Weights]:
-        number = envelope.number("round")
-        if envelope.weights is None:
-            raise WireError("got a round without a model")
-        digest = weights_digest(envelope.weights)
-        if digest != envelope.text("digest"):
-            raise WireError(f"got a model with digest {digest[:19]}, expected {envelope.text('digest')[:19]}")
-        decision = decide_ingress(self._policy, session, number, envelope.weights, datetime.now(UTC))
-        self._decide("round.ingress", decision, session.run_id, number, {"model": digest})
-        return number, envelope.weights
-
-    def _train(self, session: Session, envelope: Envelope) -> Envelope:
-        number, before = self._ingress(session, envelope)
-        session.advance(number)
-        answer = self._work(session, Frame("train", {"round": number}, payload_of(before)))
-        after = answer.weights()
-        metrics = _metrics(answer)
-        decision, norm = decide_egress(self._policy, session, number, metrics, (after, before), datetime.now(UTC))
-        if decision.allowed and decision.clip_norm is not None:
-            after = clip_update(after, before, norm, decision.clip_norm)
-        detail: Detail = {
-            "update": weights_digest(after),
-            "norm_micro": int(norm * 1e6) if norm < 1e9 else -1,
-            "bytes": int(after.nbytes),
-            "examples": session.examples,
-        }
-        self._decide("round.egress", decision, session.run_id, number, detail, {"metrics": _recordable(metrics)})
-        return Envelope({"status": "ok", "examples": session.examples}, metrics, after)
-
-    def _evaluate(self, session: Session, envelope: Envelope) -> Envelope:
-        number, weights = self._ingress(session, envelope)
-        if number < session.run.strategy.rounds:
-            raise self._refuse("run.evaluation", "a model may be evaluated once, after the last round", session.run_id)
-        answer = self._work(session, Frame("evaluate", {}, payload_of(weights)))
-        metrics = _metrics(answer)
-        decision, _ = decide_egress(self._policy, session, number, metrics, None, datetime.now(UTC))
-        self._decide("evaluation.egress", decision, session.run_id, number, {}, {"metrics": _recordable(metrics)})
-        self._end_session()
-        return Envelope({"status": "ok"}, metrics)
+    def _release(self, envelope: Envelope) -> Envelope:
+        """Decide whether a final model may be handed out, on the word of the approvers alone who signed for it."""
+        try:
+            manifest = self._parts.accept_manifest(envelope.text("manifest"), envelope.text("manifest_signature"))
+            asked = asked_of(self._parts, envelope, manifest)
+        except (IdentityError, ManifestError) as error:
+            raise self._journal.refuse("release.request", str(error)) from None
+        with self._deciding:
+            decision = decide_release(self._parts, self._policy, asked, self._parts.now())
+            self._journal.decide("model.release", decision, asked.handover.run, detail=asked.detail())
+        return Envelope({"status": "released"})
 
     def _end_session(self) -> None:
         """Let the worker of a finished run go; a fresh one takes its place."""
-        if self._session is not None:
-            self._record("run.leave", run=self._session.run_id)
+        session = self._session
+        if session is not None:
+            taken = self._rounds.past(session).taken
+            # Whether the other silos took the model of the last step, too, no later message has said.
+            detail: Detail = {"unconfirmed": max(taken)} if taken and not session.evaluated else {}
+            self._journal.record("run.leave", run=session.run_id, detail=detail)
             self._session = None
-            self._parts.link.drop()
+            if self._parts.link.worker == session.worker:  # and not the fresh one that already took its place
+                self._parts.link.drop()
 
-    # -- the log
-
-    def _decide(
-        self,
-        action: str,
-        decision: Decision,
-        run: str,
-        number: int | None = None,
-        detail: Detail | None = None,
-        payload: Mapping[str, JSON] | None = None,
-    ) -> None:
-        """Record a decision; returns once it is durable, and raises Refusal where it is a denial."""
-        self._parts.log.append(
-            Event(
-                actor=self._parts.peer.uri,
-                action=action,
-                resource=f"run/{run}",
-                decision=decision.effect,
-                rule=decision.rule,
-                reason=decision.reason,
-                policy=self._policy.digest,
-                run=run,
-                round=number,
-                detail={**(detail or {}), "location": decision.location},
-                payload=payload,
-            )
-        )
-        if not decision.allowed:
-            raise Refusal(decision.rule, decision.reason, decision.location, decision.remedy)
-
-    def _refuse(self, rule: str, reason: str, run: str | None = None) -> Refusal:
-        self._record("message.refused", decision="deny", rule=rule, reason=reason, run=run)
-        return Refusal(rule, reason)
-
-    def _record(
-        self,
-        action: str,
-        *,
-        decision: LogDecision = "record",
-        rule: str | None = None,
-        reason: str | None = None,
-        run: str | None = None,
-        detail: Detail | None = None,
-    ) -> None:
-        run = run or (self._session.run_id if self._session else None)
-        self._parts.log.append(
-            Event(
-                actor=self._parts.peer.uri,
-                action=action,
-                resource=f"run/{run}" if run else f"silo/{self._parts.peer.name}",
-                decision=decision,
-                rule=rule,
-                reason=reason,
-                policy=self._policy.digest,
-                run=run,
-                detail=detail or {},
-            )
-        )
-
-
-def _metrics(answer: Frame) -> dict[str, float]:
-    try:
-        return {str(name): float(value) for name, value in answer.fields["metrics"].items()}
-    except (KeyError, AttributeError, TypeError, ValueError, OverflowError):
-        raise WorkerError(f"the worker's metrics are not numbers: {json.dumps(answer.fields)[:200]}") from None
-
-
-def _recordable(metrics: Mapping[str, float]) -> dict[str, JSON]:
-    """Metrics as JSON holds them, which has no NaN and no infinity."""
-    return {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
+    def _running(self) -> int:
+        """How many runs are in progress here."""
+        return int(self._session is not None and self._session.in_progress(self._parts.now()))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import socket
-import struct
+import ssl
 import threading
 import time
 from pathlib import Path
@@ -14,26 +13,29 @@ from typing import Any
 
 from federation.errors import ConcordatError
 from silo.channel import ChannelError, Frame, receive, send
+from silo.config import ChannelEnd
+from silo.transport import HANDSHAKE_SECONDS, Listener, NotAWorkerError, TlsListener, UnixListener, hang_up
 
 CONNECT_SECONDS = 90.0
+CONCURRENT_HANDSHAKES = 4
 
 
 class WorkerError(ConcordatError):
     """The worker is not there, went away, or says that it could not do what was asked."""
 
 
-class WorkerLink:
-    """Listens on the socket, checks who connects, and keeps the newest worker."""
+class WorkerLostError(WorkerError):
+    """The worker ended before its time was over; a fresh one can do the same work."""
 
-    def __init__(self, path: Path, worker_uid: int | None = None) -> None:
-        self._path = path
-        self._uid = os.getuid() if worker_uid is None else worker_uid
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
-        path.chmod(0o600 if worker_uid is None else 0o666)
-        self._listener.listen(4)
+
+class WorkerLink:
+    """Listens for the worker, checks who connects, and keeps the newest worker."""
+
+    def __init__(self, where: Path | ChannelEnd, worker_uid: int | None = None) -> None:
+        self._listener: Listener = UnixListener(where, worker_uid) if isinstance(where, Path) else TlsListener(where)
+        self._handshakes = threading.BoundedSemaphore(CONCURRENT_HANDSHAKES)
+        self.turned_away = 0
+        """How many connections were not a worker's."""
         self._closing = False
         self._changed = threading.Condition()
         self._connection: socket.socket | None = None
@@ -51,7 +53,7 @@ class WorkerLink:
                 if left <= 0 or self._closing:
                     raise WorkerError(
                         "no worker is connected",
-                        advice=f"start it: concordat silo worker, socket {self._path}",
+                        advice=f"start it: concordat silo worker, {self._listener.where}",
                     )
                 self._changed.wait(min(left, 0.5))
             return self.hello
@@ -64,18 +66,30 @@ class WorkerLink:
         with self._changed:
             connection = self._connection
         if connection is None:
-            raise WorkerError("no worker is connected")
+            raise WorkerLostError("no worker is connected")
+        deadline = time.monotonic() + seconds
         try:
             connection.settimeout(seconds)
             send(connection, frame)
             answer = receive(connection)
             connection.settimeout(None)
         except ChannelError as error:
-            self.drop()
-            raise WorkerError(f"the worker went away during {frame.op}: {error}") from None
+            with self._changed:
+                connection.close()
+                if self._connection is connection:  # and not the fresh one that already took its place
+                    self._connection = None
+            kind = WorkerError if self._closing or time.monotonic() >= deadline else WorkerLostError
+            raise kind(f"the worker went away during {frame.op}: {error}") from None
         if answer.op == "error":
             raise WorkerError(str(answer.fields.get("message", "the worker failed"))[:1000])
         return answer
+
+    def end_work(self) -> None:
+        """Hang up on the current worker, whatever it is doing; may be called while another thread waits for it."""
+        with self._changed:
+            if self._connection is not None:
+                with contextlib.suppress(OSError):
+                    self._connection.shutdown(socket.SHUT_RDWR)
 
     def drop(self) -> None:
         """End the current worker; its supervisor starts a fresh one, which will connect."""
@@ -101,17 +115,13 @@ class WorkerLink:
         self._closing = True
         connection = self._connection
         if connection is not None:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+            hang_up(connection)
 
     def close(self) -> None:
         """Stop listening and let the worker go."""
         self._closing = True
         self.drop()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept, which close alone does not
         self._listener.close()
-        self._path.unlink(missing_ok=True)
         with self._changed:
             self._changed.notify_all()
 
@@ -127,28 +137,53 @@ class WorkerLink:
     def _accept(self) -> None:
         while not self._closing:
             try:
-                connection, _ = self._listener.accept()
+                connection = self._listener.accept()
+            except NotAWorkerError:
+                self._turn_away()
+                continue
             except OSError:
                 return
-            if peer_uid(connection) not in {self._uid, 0}:
-                connection.close()
-                continue
-            try:
-                connection.settimeout(10)
-                hello = receive(connection)
-                connection.settimeout(None)
-            except ChannelError:
-                connection.close()
-                continue
-            with self._changed:
-                if self._connection is not None:
-                    self._connection.close()
-                self._connection, self.hello = connection, dict(hello.fields)
-                self._workers += 1
-                self._changed.notify_all()
+            if not isinstance(connection, ssl.SSLSocket):
+                self._greet(connection)
+            elif self._handshakes.acquire(blocking=False):
+                # Anyone who reaches the port can open a connection and say nothing: each gets a thread and a deadline.
+                threading.Thread(target=self._greet_within, args=(connection,), daemon=True).start()
+            else:
+                self._turn_away(connection)
 
+    def _greet_within(self, connection: socket.socket) -> None:
+        deadline = threading.Timer(HANDSHAKE_SECONDS, hang_up, (connection,))
+        deadline.daemon = True
+        deadline.start()
+        try:
+            self._greet(connection)
+        finally:
+            deadline.cancel()
+            self._handshakes.release()
 
-def peer_uid(connection: socket.socket) -> int:
-    """The user id of the process at the other end of a Unix socket, from the kernel (SO_PEERCRED)."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", credentials)[1])
+    def _greet(self, connection: socket.socket) -> None:
+        """Take over a connection whose other end is the worker; any other is closed."""
+        try:
+            connection.settimeout(HANDSHAKE_SECONDS)
+            self._listener.admit(connection)
+            hello = receive(connection)
+            connection.settimeout(None)
+        except (ChannelError, NotAWorkerError, OSError):
+            self._turn_away(connection)
+            return
+        with self._changed:
+            if self._closing:
+                connection.close()
+                return
+            if self._connection is not None:
+                self._connection.close()
+            self._connection, self.hello = connection, dict(hello.fields)
+            self._workers += 1
+            self._changed.notify_all()
+
+    def _turn_away(self, connection: socket.socket | None = None) -> None:
+        if connection is not None:
+            connection.close()
+        with self._changed:
+            self.turned_away += 1
+            self._changed.notify_all()

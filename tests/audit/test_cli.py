@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from audit.cli import app
 from audit.entry import Event
+from audit.keys import vkey_of
 
 SEGMENT = "segments/000000000000.jsonl"
+OTHER_KEY = vkey_of("hospital-b.heart/concordat/audit", Ed25519PrivateKey.generate().public_key())
 run = CliRunner().invoke
 
 
@@ -58,7 +61,13 @@ def test_several_logs_are_verified_in_turn(tmp_path: Path, build, vkey: str):
     assert "2 entries" in result.stdout
     assert f"FAILED {bad}" in result.stderr
     result = run(app, ["verify", str(good), str(bad), "--key", vkey])
-    assert (result.exit_code, "one at a time" in result.stderr) == (2, True)
+    assert (result.exit_code, "by the key that was given" in result.stdout) == (1, True)
+
+
+def test_a_key_of_another_log_is_no_key_of_this_one(log_dir: str, vkey: str):
+    result = run(app, ["verify", log_dir, "--key", OTHER_KEY])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "no key of hospital-a.heart/concordat/audit was given" in result.stderr
 
 
 def test_show_lists_and_filters(log_dir: str):
@@ -82,7 +91,7 @@ def test_key_prints_the_verifier_key(log_dir: str, vkey: str):
 
 def test_errors_are_one_sentence(log_dir: str, tmp_path: Path):
     for arguments, status, words in (
-        (["verify", "/absent"], 2, "is not a directory"),
+        (["verify", "/absent"], 2, "is not there"),
         (["show", "/absent"], 2, "is not a directory"),
         (["key", str(tmp_path / "segments")], 2, "log.vkey"),
         (["verify", log_dir, "--key", "nonsense"], 2, "expected a verifier key"),
@@ -96,6 +105,15 @@ def test_errors_are_one_sentence(log_dir: str, tmp_path: Path):
     result = run(app, ["show", log_dir])
     assert (result.exit_code, len(result.stdout.splitlines())) == (1, 4)
     assert "entry 4 is cut short" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["verify"], ["prove", "0"], ["report", "--run", "run-7"]])
+def test_a_home_in_place_of_its_log_is_told(tmp_path: Path, build, command: list[str]):
+    log = build(tmp_path / "home" / "audit", 2)
+    name, *rest = command
+    result = run(app, [name, str(tmp_path / "home"), *rest])
+    assert result.exit_code == 1
+    assert str(log) in result.stderr
 
 
 def test_help_teaches():

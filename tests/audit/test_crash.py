@@ -200,8 +200,8 @@ from audit.entry import Event
 from audit.errors import AuditWriteError
 from audit.keys import load_key
 from audit.log import AuditLog
-resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
 with AuditLog.open(sys.argv[1], origin="a/log", key=load_key(sys.argv[2])) as log:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
     event = Event("gate", "round.egress", "m", reason="x" * 500)
     try:
         while True:

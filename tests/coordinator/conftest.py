@@ -8,6 +8,7 @@ import copy
 import json
 import os
 import shutil
+import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 import pytest
 import uvicorn
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.common.constant import TIMESTAMP_HEADER
@@ -32,11 +34,13 @@ from hypothesis import settings
 
 from coordinator.authority import Authority
 from coordinator.gateway import PEER
+from coordinator.server import Server
 from coordinator.superlink import FLEET_PREFIX, Response, SuperLink
 from federation.enrolment import EnrolmentRequest, join, parse_request, request_enrolment
 from federation.home import Home
 from federation.identity import Role, load_certificate, public_key_pem
 from federation.manifest import accept_manifest
+from federation.renewal import install_renewed, next_signing_request
 from federation.wire import Envelope, WireObject, deflate, to_records
 
 # A busy machine must not fail a test, nor must chance.
@@ -74,6 +78,11 @@ class Founded:
         join(home, json.dumps(self.authority.bundle(certificate)).encode())
         self.homes[name] = home
         return home
+
+    def renew(self, home: Home) -> None:
+        """Give a member a new key and its certificate."""
+        certificate = self.authority.renew(home.identity(), next_signing_request(home))
+        install_renewed(home, json.dumps(self.authority.bundle(certificate)).encode())
 
     def copy(self, directory: Path) -> Founded:
         """The same federation in another directory, for a test that changes it."""
@@ -282,7 +291,7 @@ class Exchange:
 
 
 def der(home: Home) -> bytes:
-    return ssl.PEM_cert_to_DER_cert(home.certificate.read_text())
+    return load_certificate(home.certificate.read_bytes()).public_bytes(serialization.Encoding.DER)
 
 
 class Client:
@@ -367,6 +376,28 @@ def serving(application: Any, context: ssl.SSLContext, files: tuple[Path, Path],
 @pytest.fixture(scope="session")
 def serve() -> Callable[..., Any]:
     return serving
+
+
+@contextmanager
+def opening(application: Any, context: ssl.SSLContext, on_refused: Callable[[str], None]) -> Iterator[int]:
+    """Serve a gateway with the coordinator's own server on a port of 127.0.0.1 from a thread; gives the port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    ready = threading.Event()
+    server = Server([(listener, application, context)], on_refused, ready.set, application.close)
+    thread = threading.Thread(target=server.run, args=([listener],), name="door", daemon=True)
+    thread.start()
+    try:
+        assert ready.wait(60)
+        yield int(listener.getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def open_door() -> Callable[..., Any]:
+    return opening
 
 
 @pytest.fixture(autouse=True, scope="session")

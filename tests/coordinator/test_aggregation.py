@@ -130,7 +130,7 @@ def test_it_agrees_with_flowers_own_aggregation_of_a_model():
     np.testing.assert_allclose(mean_of(models), theirs, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [16383, 16384, 16385, 3 * 16384 + 1])
+@pytest.mark.parametrize("size", [65535, 65537, (1 << 18) - 1, 1 << 18, (1 << 18) + 1, (1 << 20) - 1, (1 << 20) + 3])
 def test_every_value_is_folded_whatever_the_size(size: int):
     first = (np.arange(size, dtype=np.float32) % 4001) - 2000
     second = -first
@@ -140,15 +140,29 @@ def test_every_value_is_folded_whatever_the_size(size: int):
     assert result[-1] == 0.5
 
 
-def test_folding_changes_nothing_of_the_silos_weights_and_asking_nothing_of_the_sum():
+def test_folding_changes_nothing_of_the_silos_weights_and_a_mean_is_taken_once():
     weights = floats(1, 2, 3)
     mean = RunningMean(3, 10)
     mean.fold("a", weights, 5)
     first = mean.result()
+    assert first.tolist() == [1, 2, 3]
     first[:] = 9
-    assert weights.tolist() == mean.result().tolist() == [1, 2, 3]
-    mean.fold("b", floats(3, 4, 5), 5)
-    assert mean.result().tolist() == [2, 3, 4]
+    assert weights.tolist() == [1, 2, 3]
+    with pytest.raises(WireError, match="no updates"):
+        mean.result()
+    with pytest.raises(WireError, match="expected float32"):
+        mean.fold("b", floats(3, 4, 5), 5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, (1 << 17) + 1, 1 << 20, (1 << 20) + 1, (1 << 20) + (1 << 17) + 5])
+def test_the_mean_takes_the_place_of_the_sum(size: int):
+    """Of odd and even sizes, of one block and of many, by one thread and by two."""
+    generator = np.random.default_rng(size)
+    vectors = [generator.normal(size=size).astype(np.float32) for _ in range(2)]
+    expected = (vectors[0].astype(np.float64) + 3 * vectors[1].astype(np.float64)) / 4
+    found = mean_of([(vectors[0], 1), (vectors[1], 3)])
+    assert (found.shape, found.dtype) == ((size,), np.float32)
+    assert np.abs(found - expected).max() < 1e-6
 
 
 # -- what it refuses
@@ -181,13 +195,27 @@ REFUSED: dict[str, tuple[str, Any, int]] = {
 def test_what_cannot_be_folded_leaves_the_sum_as_it_was(silo: str, weights: Any, examples: int):
     mean = RunningMean(2, 10)
     mean.fold("a", floats(0.1, -0.2), 4)
-    before = mean.result().tobytes()
     with pytest.raises(WireError, match=f"^{silo} "):
         mean.fold(silo, weights, examples)
-    assert (mean.result().tobytes(), mean.examples) == (before, 4)
-    assert mean.contributions == (Contribution("a", 4),)
+    assert (mean.contributions, mean.examples) == ((Contribution("a", 4),), 4)
     mean.fold("b", floats(0.4, 0.2), 6)
-    assert mean.examples == 10
+    assert mean.result().tobytes() == mean_of([(floats(0.1, -0.2), 4), (floats(0.4, 0.2), 6)]).tobytes()
+
+
+@pytest.mark.parametrize("place", [0, 1 << 18, (1 << 19) - 1, 1 << 19, -1])
+@pytest.mark.parametrize("value", [BEYOND, -BEYOND, math.nan, -math.inf])
+def test_a_value_that_shows_late_leaves_nothing_of_what_was_added_before_it(place: int, value: float):
+    """A large update is checked while it is folded, by two threads."""
+    size = (1 << 20) + 3
+    mean = RunningMean(size, 3)
+    tenths = np.full(size, 0.1, dtype=np.float32)
+    mean.fold("a", tenths, 1)
+    weights = (np.arange(size, dtype=np.float32) % 4001) - 2000
+    weights[place] = value
+    with pytest.raises(WireError, match=r"^b sent a weight of magnitude "):
+        mean.fold("b", weights, 2)
+    assert mean.examples == 1
+    assert mean.result().tobytes() == mean_of([(tenths, 1)], planned=3).tobytes()
 
 
 def test_the_largest_values_are_folded():

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from audit.errors import AuditLocked
+from audit.errors import AuditLocked, AuditWriteError
 from audit.verify import VerificationFailure, verify
+from coordinator.checkpoints import Checkpoints
 from coordinator.control import FOLLOWERS
 from coordinator.gateway import CONTROL_PREFIX, EVIDENCE_PREFIX
 from coordinator.service import Coordinator, prepare_home
 from federation.errors import IdentityError, UsageError
-from federation.identity import Role, load_private_key
+from federation.identity import Role, load_certificate, load_private_key
 from federation.limits import LIMITS
 from federation.manifest import sign_manifest, store_manifest
-from federation.run import sign_run
+from federation.run import app_digest, parse_signed_run, sign_run
+from federation.wire import weights_digest
 
 APP = b"the app's bundle"
 RUN = """\
@@ -106,7 +110,8 @@ def test_a_signed_run_is_recorded_kept_and_begun(hub: Hub):
     entry = next(entry for entry in hub.actions() if entry["action"] == "run.submit")
     assert (entry["actor"], entry["decision"], entry["run"]) == ("spiffe://cardio.example/operator/ops", "allow", run)
     assert entry["detail"]["purpose"] == "HMB"
-    assert hub.control("runs").json == [{"run": run, "state": "running"}]
+    (listed,) = hub.control("runs").json
+    assert (listed["run"], listed["state"], listed["closed"]) == (run, "running", 0)
 
 
 def test_one_run_executes_at_a_time(hub: Hub):
@@ -164,7 +169,8 @@ def test_submissions_that_are_refused_leave_nothing(hub: Hub):
             assert (answer.status, reason in answer.json["error"]) == (422, True), (reason, answer.body)
     assert hub.control("runs").json == []
     assert not hub.homes["hub"].runs.exists() or list(hub.homes["hub"].runs.iterdir()) == []
-    assert [entry["action"] for entry in hub.actions()] == []
+    ops = "spiffe://cardio.example/operator/ops"
+    assert [(entry["actor"], entry["action"]) for entry in hub.actions()] == [(ops, "certificate.first_use")]
 
 
 def test_an_app_that_is_too_large_is_refused(hub: Hub):
@@ -174,10 +180,20 @@ def test_an_app_that_is_too_large_is_refused(hub: Hub):
 
 
 def test_a_run_that_cannot_be_recorded_does_not_begin(hub: Hub):
+    assert hub.control("runs").json == []
     hub.coordinator._log.close()
     answer = hub.control("runs", "POST", hub.signed())
     assert (answer.status, "refuses to append" in answer.json["error"]) == (422, True)
     assert hub.control("runs").json == []
+
+
+def test_a_certificate_whose_first_use_cannot_be_recorded_is_not_let_in(hub: Hub):
+    hub.coordinator._log.close()
+    for _ in range(2):
+        with pytest.raises(AuditWriteError):
+            hub.control("runs", "POST", hub.signed())
+    assert not (hub.homes["hub"].path / "certificates.json").exists()
+    assert not hub.homes["hub"].runs.exists()
 
 
 # -- following, stopping, fetching
@@ -253,6 +269,45 @@ def test_a_model_is_there_once_the_run_has_completed(hub: Hub):
     assert (answer.status, answer.body) == (200, b"weights")
 
 
+def test_what_was_submitted_can_be_fetched_as_it_was_signed(still: Hub):
+    answer = still.control(f"runs/{still.stopped}/submission")
+    fields = answer.json
+    app = base64.b64decode(fields.pop("app"))
+    signed = parse_signed_run(fields)
+    assert (answer.status, app, signed.text, signed.app_digest) == (200, APP, RUN, app_digest(APP))
+
+
+def test_a_checkpoint_is_fetched_as_long_as_it_is_kept(hub: Hub):
+    run = hub.submit()
+    hub.coordinator._runs.stop()
+    assert "it has closed no round" in hub.control(f"runs/{run}/checkpoints/1").json["error"]
+    weights = np.arange(6, dtype=np.float32)
+    state = {"digest": weights_digest(weights), "shapes": [["kernel", [2, 2]], ["bias", [2]]]}
+    kept = Checkpoints(hub.homes["hub"].runs / run)
+    for number in (1, 2, 3):
+        kept.save(number, weights, state)
+    shown = hub.control(f"runs/{run}").json
+    assert (shown["checkpoints"], shown["files"]) == ([2, 3], [])
+    answer = hub.control(f"runs/{run}/checkpoints/3")
+    assert answer.status == 200
+    with np.load(io.BytesIO(answer.body), allow_pickle=False) as arrays:
+        assert {name: arrays[name].tolist() for name in arrays.files} == {
+            "000:kernel": [[0, 1], [2, 3]],
+            "001:bias": [4, 5],
+        }
+    assert "it keeps those of rounds 2, 3" in hub.control(f"runs/{run}/checkpoints/1").json["error"]
+    vectors = next((kept._directory).glob("000003.f32"))
+    vectors.write_bytes(bytes(24))
+    assert "do not have the digest" in hub.control(f"runs/{run}/checkpoints/3").json["error"]
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "1.0", "a", "1" * 5000, "%2e%2e", "\u0661"])
+def test_what_is_no_number_of_a_round_finds_no_checkpoint(still: Hub, number: str):
+    answer = still.control(f"runs/{still.stopped}/checkpoints/{number}")
+    assert answer.status in {404, 422}
+    assert len(answer.body) < 500
+
+
 @pytest.mark.parametrize("run", ["none", "..", ".", "%2e%2e", "", "a" * 5000, "\u00e9"])
 @pytest.mark.parametrize("call", ["events", "model", "stop"])
 def test_a_run_that_is_not_here_is_not_found(still: Hub, run: str, call: str):
@@ -271,8 +326,9 @@ def test_a_run_that_is_not_here_is_not_found(still: Hub, run: str, call: str):
         ("POST", "members"),
         ("GET", "runs/x/stop"),
         ("POST", "runs/x/model"),
-        ("GET", "runs/x"),
         ("GET", "runs/x/model/y"),
+        ("GET", "runs/x/checkpoints"),
+        ("POST", "runs/x/submission"),
         ("GET", "runs/../../ca-key.pem"),
         ("GET", "runs/x/../../../key.pem"),
         ("GET", "../evidence/checkpoint"),
@@ -306,16 +362,17 @@ def test_a_member_enrolled_meanwhile_is_known_at_once(hub: Hub):
 
 def test_a_member_that_left_or_changed_its_role_is_refused_at_once(hub: Hub):
     key = load_private_key(hub.founded.authority.key)
+    issuer = load_certificate(hub.founded.authority.issuer.read_bytes())
     text = hub.founded.authority.manifest().document.text
     changed = text.replace("name: ops-b\n  role: operator", "name: ops-b\n  role: auditor").replace(
         "version: 7", "version: 8"
     )
     assert changed != text
-    store_manifest(hub.homes["hub"].path, changed, sign_manifest(changed, key))
+    store_manifest(hub.homes["hub"].path, changed, sign_manifest(changed, key, issuer))
     answer = hub.control("runs", who="ops-b")
     assert (answer.status, answer.body) == (403, b"ops-b is a auditor in the manifest, a operator in its certificate")
     left = changed.replace("name: ops-b", "name: ops-z").replace("version: 8", "version: 9")
-    store_manifest(hub.homes["hub"].path, left, sign_manifest(left, key))
+    store_manifest(hub.homes["hub"].path, left, sign_manifest(left, key, issuer))
     answer = hub.control("runs", who="ops-b")
     assert (answer.status, b"ops-b is not a member" in answer.body) == (403, True)
     assert hub.control("runs").status == 200
@@ -409,7 +466,7 @@ def test_evidence_is_read_only(still: Hub, method: str):
 
 
 def test_a_home_that_cannot_be_a_coordinators_is_refused(hub: Hub, found: Callable[..., Any], tmp_path: Path):
-    with pytest.raises(IdentityError, match="home of a silo, expected a coordinator"):
+    with pytest.raises(IdentityError, match="home of the silo silo-a, expected a coordinator"):
         Coordinator(hub.homes["silo-a"])
     with pytest.raises(UsageError, match="is not a directory"):
         prepare_home(tmp_path / "none")

@@ -34,6 +34,9 @@ def test_a_number_of_rows_that_cannot_be_is_refused(examples: object) -> None:
 def test_metrics_are_averaged_by_the_rows_announced_not_by_what_a_silo_reports() -> None:
     metrics = {"a": {"loss": 1.0, "num_examples": -5.0}, "b": {"loss": 4.0, "num_examples": 5.0, "auc": 0.5}}
     assert _mean_metrics(metrics, {"a": 100, "b": 50, "c": 7}) == {"loss": 2.0, "auc": 0.5}
+    slopes = {silo: {**sent, "calibration_slope": 7.0, "brier": 0.2} for silo, sent in metrics.items()}
+    found = _mean_metrics(slopes, {"a": 100, "b": 50, "c": 7})
+    assert found.keys() == {"loss", "auc", "brier"}, "a slope of few rows may be any number, and has no mean"
 
 
 def test_no_metrics_have_no_mean() -> None:

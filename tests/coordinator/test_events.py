@@ -86,9 +86,17 @@ def test_several_writers_number_their_events_without_a_gap(events: EventLog, tmp
 
 
 def test_a_file_that_exists_is_continued(tmp_path: Path):
-    (tmp_path / "events.jsonl").write_text('{"event": "before"}\n')
+    (tmp_path / "events.jsonl").write_text('{"event": "before", "number": 1}\n{"event": "torn", "nu')
     log = EventLog(tmp_path / "events.jsonl")
     log.emit("run.completed")
     log.close()
-    lines = (tmp_path / "events.jsonl").read_text().splitlines()
-    assert [json.loads(line)["event"] for line in lines] == ["before", "run.completed"]
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [(line["event"], line["number"]) for line in lines] == [("before", 1), ("run.completed", 2)]
+
+
+def test_a_run_that_goes_on_after_its_end_has_not_ended(tmp_path: Path):
+    log = EventLog(tmp_path / "events.jsonl")
+    log.emit("run.failed")
+    assert EventLog(tmp_path / "events.jsonl").after(1, 0) == ([], True)
+    log.emit("run.resumed")
+    assert not EventLog(tmp_path / "events.jsonl").after(2, 0)[1]

@@ -37,11 +37,12 @@ from flwr.superlink.routers.fleet.router import router
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from coordinator.gateway import Gateway, PeerCertificateProtocol
+from coordinator.gateway import Gateway
 from coordinator.superlink import FLEET_PREFIX, FLEET_ROUTES, Reply, SuperLink
 from federation.home import Home
-from federation.identity import public_key_pem
+from federation.identity import load_der_certificate, public_key_pem
 from federation.limits import LIMITS
+from federation.membership import identify
 from federation.tls import client_context, server_context
 from federation.wire import STYPE, Envelope, Kind, to_records
 from silo.gate.fleet import FleetConnection, FleetNode, FleetRefusedError
@@ -73,8 +74,14 @@ class Door:
     def __init__(self, founded: Any) -> None:
         self.link = SuperLink()
         self.refused: list[str] = []
+        manifest = founded.authority.manifest()
         self.application = Gateway(
-            founded.name, lambda _: None, self.link, self.none, self.none, lambda *words: self.refused.append(words[2])
+            lambda der: identify(manifest, load_der_certificate(der)),
+            self.link,
+            self.none,
+            self.none,
+            self.none,
+            lambda *words: self.refused.append(words[2]),
         )
         self.port = 0
 
@@ -83,12 +90,10 @@ class Door:
 
 
 @pytest.fixture(scope="module")
-def door(federation: Any, serve: Callable[..., Any]) -> Iterator[Door]:
+def door(federation: Any, open_door: Callable[..., Any]) -> Iterator[Door]:
     made, hub = Door(federation), federation.homes["hub"]
     context = server_context(hub.certificate, hub.key, hub.authority)
-    with serve(
-        made.application, context, (hub.certificate, hub.key), http=PeerCertificateProtocol, lifespan="on"
-    ) as port:
+    with open_door(made.application, context, made.refused.append) as port:
         made.port = port
         yield made
 

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import http.client
 import json
-from collections.abc import Awaitable, Callable
+import queue
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from flwr.proto import fleet_pb2
 
 from audit.errors import AuditWriteError
-from coordinator import service
 from coordinator.gateway import (
     CONTROL_PREFIX,
     EVIDENCE_PREFIX,
+    IDENTITY_PREFIX,
     PULL_MESSAGES,
-    Gateway,
+    clock_problem,
     flower_identity_problem,
-    send_json,
 )
-from coordinator.service import RefusalBudget
-from coordinator.superlink import FLEET_PREFIX, SuperLink
-from federation.errors import IdentityError, RefusedError, UsageError
+from coordinator.superlink import FLEET_PREFIX
+from federation.errors import IdentityError, ManifestError, RefusedError, UsageError
 from federation.identity import Peer, Role, public_key_pem
 from federation.limits import LIMITS
-from federation.wire import Envelope, Kind
+from federation.tls import client_context, server_context
 from policies.errors import DocumentError, Problem
+
+from .gateway_door import Door, door_fixture, knock_fixture, pull_of  # noqa: F401  two are fixtures
 
 ACTIVATE = FLEET_PREFIX + "activate-node"
 PATHS = {
@@ -40,55 +45,13 @@ PATHS = {
     "flower's runtime": "/v1/runtime/pull-task",
     "docs": "/docs",
     "prefix alone": "/v1/fleet",
+    "identity alone": "/concordat/v1/identity",
+    "beside identity": "/concordat/v1/identityx/renew",
     "beside": "/v1/fleetx/pull-messages",
     "case": "/V1/FLEET/pull-messages",
     "double": "//v1/fleet/pull-messages",
     "upwards": "/x/../v1/fleet/pull-messages",
 }
-
-
-class Door:
-    """A gateway with interfaces that record who came through."""
-
-    def __init__(self, federation: Any) -> None:
-        self.members = {name: home.identity() for name, home in federation.homes.items()}
-        self.link = SuperLink()
-        self.came: list[tuple[str, str, str, bytes]] = []
-        self.refused: list[tuple[str | None, str, str]] = []
-        self.raises: Exception | None = None
-        self.application = Gateway(
-            federation.name, self.check, self.link, self.interface("control"), self.interface("evidence"), self.refuse
-        )
-
-    def check(self, peer: Peer) -> None:
-        if peer.name not in self.members:
-            raise IdentityError(f"{peer.name} is not a member")
-
-    def interface(self, name: str) -> Callable[..., Awaitable[None]]:
-        async def serve(peer: Peer, scope: dict[str, Any], body: bytes, send: Any) -> None:
-            if self.raises is not None:
-                raise self.raises
-            self.came.append((name, peer.name, scope["path"], body))
-            await send_json(send, 200, {"by": name})
-
-        return serve
-
-    def refuse(self, peer: Peer | None, path: str, reason: str) -> None:
-        self.refused.append((peer.uri if peer else None, path, reason))
-
-
-@pytest.fixture
-def door(federation: Any) -> Door:
-    return Door(federation)
-
-
-@pytest.fixture
-def knock(door: Door, client: Any) -> Any:
-    return client(door.application)
-
-
-def pull_of(node: Any) -> bytes:
-    return fleet_pb2.PullMessagesRequest(node=node.node).SerializeToString()
 
 
 # -- who comes in
@@ -120,13 +83,27 @@ def test_a_certificate_of_a_stranger_reaches_nothing(door: Door, knock: Any, fou
         b"got a certificate of federation onco.example, expected cardio.example"
     )
     same_name = found(folder="g")
-    assert knock.call(same_name.member("left", Role.OPERATOR), PATHS["control"]).body == b"left is not a member"
-    assert door.came == []
-    # Who was turned away is named by its certificate, which the authority issued.
+    assert knock.call(same_name.member("left", Role.OPERATOR), PATHS["control"]).body == (
+        b"left is not a member of federation cardio.example (manifest 7)"
+    )
+    assert knock.call(same_name.member("ops", Role.OPERATOR), PATHS["control"]).body == (
+        b"the certificate of ops was not issued by this federation's authority, "
+        b"nor by one that its manifest names for ops"
+    )
+    assert (door.came, door.first_used) == ([], [])
+    # Who was turned away is named by what its certificate claims.
     assert [peer for peer, _, _ in door.refused] == [
         "spiffe://onco.example/operator/ops",
         "spiffe://cardio.example/operator/left",
+        "spiffe://cardio.example/operator/ops",
     ]
+
+
+def test_what_is_no_certificate_reaches_nothing(door: Door, knock: Any):
+    for certificate in (b"", b"\x30\x00", b"garbage"):
+        answer = knock.call(None, PATHS["control"], certificate=certificate)
+        assert (answer.status, answer.body) == (403, b"got something that is not a DER certificate")
+    assert (door.came, [peer for peer, _, _ in door.refused]) == ([], [None] * 3)
 
 
 @pytest.mark.parametrize("where", PATHS)
@@ -146,10 +123,25 @@ def test_each_role_reaches_its_own_interface_alone(
         assert door.came == []
     elif who == "silo-a":
         assert answer.status == 401
-        assert (door.refused, door.came) == ([], [])
+        assert door.refused == [(door.members[who].uri, path, answer.body.decode())]
+        assert door.came == []
     else:
         assert answer.status == 200
         assert (door.refused, door.came) == ([], [(own, who, path, b"")])
+
+
+@pytest.mark.parametrize("who", ["ops", "aud", "silo-a"])
+def test_every_member_reaches_the_identity_interface(door: Door, knock: Any, federation: Any, who: str):
+    answer = knock.call(federation.homes[who], IDENTITY_PREFIX + "renew", "POST", b"{}")
+    assert (answer.status, answer.json) == (200, {"by": "identity"})
+    assert (door.refused, door.came) == ([], [("identity", who, IDENTITY_PREFIX + "renew", b"{}")])
+
+
+def test_a_certificates_first_use_alone_is_told(door: Door, knock: Any, federation: Any):
+    for who in ("ops", "aud", "ops"):
+        for where in ("control", "evidence"):
+            knock.call(federation.homes[who], PATHS[where])
+    assert door.first_used == [door.members[who].uri for who in ("ops", "aud")]
 
 
 @pytest.mark.parametrize(
@@ -213,6 +205,39 @@ def test_a_flower_key_is_the_key_of_the_certificate(door: Door, knock: Any, fede
     assert list(door.link.online()) == ["silo-a"]
 
 
+@pytest.mark.parametrize(("off", "words"), [(900, "900 s ahead"), (-301, "301 s behind"), (-86400, "86400 s behind")])
+def test_a_clock_that_is_wrong_is_said_as_such(
+    door: Door, knock: Any, federation: Any, headers_of: Any, off: int, words: str
+):
+    silo = federation.homes["silo-a"]
+    at = datetime.now(UTC) + timedelta(seconds=off)
+    answer = knock.call(silo, PATHS["fleet"], "POST", b"", headers_of(silo, at))
+    seconds = re.compile(r"\d+ s")
+    expected = f"the clock of silo-a is {words} of the coordinator's; set the wrong one right"
+    assert answer.status == 403
+    assert seconds.sub("", answer.body.decode()) == seconds.sub("", expected)
+    assert door.refused == [(door.members["silo-a"].uri, PATHS["fleet"], answer.body.decode())]
+
+
+def test_a_clock_may_be_off_by_so_much(door: Door):
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    header = [(b"flwr-timestamp", at.isoformat().encode())]
+    for off in (-300, 0, 300):
+        assert clock_problem(door.members["silo-a"], header, at + timedelta(seconds=off)) is None
+    for off in (-301, 301):
+        assert "301 s" in str(clock_problem(door.members["silo-a"], header, at + timedelta(seconds=off)))
+
+
+def test_a_request_without_a_usable_time_is_refused(door: Door, knock: Any, federation: Any, headers_of: Any):
+    silo = federation.homes["silo-a"]
+    key, time, signature = headers_of(silo)
+    naive = time[1].partition(b"+")[0]
+    for stamps in ([], [(time[0], b"")], [(time[0], b"now")], [(time[0], b"\xff")], [(time[0], naive)]):
+        answer = knock.call(silo, PATHS["fleet"], "POST", b"", [key, *stamps, signature])
+        assert (answer.status, answer.body) == (403, b"the request has no usable flwr-timestamp header")
+    assert len(door.refused) == 5
+
+
 def test_the_identity_check_says_nothing_where_all_is_well(door: Door, federation: Any, headers_of: Any):
     assert flower_identity_problem(door.members["silo-a"], headers_of(federation.homes["silo-a"])) is None
 
@@ -225,6 +250,49 @@ def test_a_silo_does_not_choose_the_name_of_its_node(door: Door, knock: Any, fed
         body = fleet_pb2.ActivateNodeRequest(public_key=key, heartbeat_interval=30).SerializeToString()
         assert knock.call(home, ACTIVATE, "POST", body, headers_of(home)).status == 200
     assert sorted(door.link.online()) == ["silo-a", "silo-b"]
+
+
+# -- connections that are open while the manifest changes
+
+
+@pytest.mark.federation
+def test_whoever_cannot_be_checked_again_is_cut_and_spares_no_other(
+    door: Door, federation: Any, open_door: Callable[..., Any]
+):
+    hub = federation.homes["hub"]
+    context = server_context(hub.certificate, hub.key, hub.authority)
+    reasons = {
+        "aud": AuditWriteError("the disk is full"),
+        "ops": IdentityError("ops has left"),
+        "silo-a": ManifestError("the manifest is damaged"),
+    }
+    cut: queue.Queue[tuple[str, str]] = queue.Queue()
+    identify = door.application._identify_certificate
+
+    def failing(der: bytes) -> Peer:
+        peer = identify(der)
+        if peer.name in reasons:
+            raise reasons[peer.name]
+        return peer
+
+    with open_door(door.application, context, door.came.append) as port, contextlib.ExitStack() as stack:
+        open_ones = {}
+        for name in (*reasons, "ops-b"):
+            home = federation.homes[name]
+            connection = http.client.HTTPSConnection(
+                "127.0.0.1", port, context=client_context(home.certificate, home.key, home.authority), timeout=60
+            )
+            stack.callback(connection.close)
+            connection.request("GET", PATHS["root"])
+            assert connection.getresponse().read().startswith(b"a certificate with role")
+            open_ones[name] = connection
+        door.application._identify_certificate = failing
+        door.application.recheck(lambda peer, reason: cut.put((peer.name if peer else "", reason)))
+        assert dict(cut.get(timeout=60) for _ in reasons) == {name: str(error) for name, error in reasons.items()}
+        for name in reasons:
+            assert open_ones[name].sock.recv(1) == b""
+        open_ones["ops-b"].request("GET", PATHS["control"])
+        assert open_ones["ops-b"].getresponse().status == 200
 
 
 # -- bodies
@@ -241,7 +309,9 @@ def test_a_fleet_request_that_is_too_large_is_refused_while_it_arrives(
         return exchange
 
     exchange = asyncio.run(go(LIMITS.fleet_request + 1_000_000))
-    assert exchange.answer.status == 413
+    reason = f"got a request of more than {LIMITS.fleet_request} bytes, the most that is accepted here"
+    assert (exchange.answer.status, exchange.answer.body.decode()) == (413, reason)
+    assert door.refused == [(door.members["silo-a"].uri, ACTIVATE, reason)]
     assert exchange.read <= LIMITS.fleet_request + 65536
     assert asyncio.run(go(LIMITS.fleet_request)).answer.status == 400
 
@@ -249,10 +319,19 @@ def test_a_fleet_request_that_is_too_large_is_refused_while_it_arrives(
 def test_a_control_request_that_is_too_large_is_refused(door: Door, knock: Any, federation: Any):
     ops = federation.homes["ops"]
     answer = knock.call(ops, PATHS["control"], "POST", bytes(LIMITS.control_request + 1))
-    assert answer.status == 422
-    assert f"more than {LIMITS.control_request} bytes" in answer.json["error"]
+    assert (answer.status, f"more than {LIMITS.control_request} bytes" in answer.body.decode()) == (413, True)
+    assert door.refused == [(door.members["ops"].uri, PATHS["control"], answer.body.decode())]
     assert door.came == []
     assert knock.call(ops, PATHS["control"], "POST", bytes(LIMITS.control_request)).status == 200
+
+
+def test_an_identity_request_that_is_too_large_is_refused(door: Door, knock: Any, federation: Any):
+    silo, path, limit = federation.homes["silo-a"], IDENTITY_PREFIX + "renew", LIMITS.enrolment_request
+    answer = knock.call(silo, path, "POST", bytes(limit + 1))
+    assert (answer.status, f"more than {limit} bytes" in answer.body.decode()) == (413, True)
+    assert door.refused == [(door.members["silo-a"].uri, path, answer.body.decode())]
+    assert door.came == []
+    assert knock.call(silo, path, "POST", bytes(limit)).status == 200
 
 
 def test_a_peer_that_leaves_within_its_request_is_not_served(door: Door, knock: Any, federation: Any):
@@ -299,150 +378,7 @@ def test_a_refusal_that_cannot_be_recorded_is_no_admission(door: Door, knock: An
     assert door.came == []
 
 
-# -- waiting for work
-
-
-class Waiting:
-    """A silo whose pull waits at the door."""
-
-    def __init__(self, door: Door, knock: Any, federation: Any, headers_of: Any, node: Any) -> None:
-        self.door, self.knock, self.home, self.headers_of = door, knock, federation.homes["silo-a"], headers_of
-        self.node = node(door.link, self.home).activate()
-        self.run = door.link.open_run("concordat/test", b"app", hash_of(b"app"), lambda _: None)
-
-    def post(self) -> None:
-        self.door.link.send(self.run, Kind.TRAIN, Envelope({"round": 1}), {"silo-a": self.node.id}, 600.0, "1")
-
-    async def pull(self) -> tuple[Any, asyncio.Task[None]]:
-        """Begin to pull, and go on once the request waits for what comes."""
-        self.door.application._loop = asyncio.get_running_loop()
-        exchange = self.knock.exchange(self.home, PULL_MESSAGES, "POST", pull_of(self.node), self.headers_of(self.home))
-        waits = asyncio.Event()
-        receive = exchange.receive
-
-        async def noticing() -> dict[str, Any]:
-            if exchange.read:
-                waits.set()
-            return dict(await receive())
-
-        exchange.receive = noticing
-        task = self.knock.run(exchange)
-        await asyncio.wait({task, asyncio.ensure_future(waits.wait())}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
-        return exchange, task
-
-
-def hash_of(content: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(content).hexdigest()
-
-
-@pytest.fixture
-def waiting(door: Door, knock: Any, federation: Any, headers_of: Any, node: Any) -> Waiting:
-    kind = type(node("silo-a"))
-    return Waiting(door, knock, federation, headers_of, kind)
-
-
-def messages(exchange: Any) -> int:
-    response = fleet_pb2.PullMessagesResponse()
-    response.ParseFromString(exchange.answer.body)
-    return len(response.messages_list)
-
-
-def test_a_pull_is_answered_at_once_where_work_waits(waiting: Waiting):
-    async def go() -> Any:
-        waiting.post()
-        exchange, task = await waiting.pull()
-        await task
-        return exchange
-
-    assert messages(asyncio.run(go())) == 1
-
-
-def test_a_waiting_pull_is_woken_by_a_message(waiting: Waiting, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("coordinator.gateway.LONG_POLL_SECONDS", 600.0)
-
-    async def go() -> Any:
-        exchange, task = await waiting.pull()
-        assert not task.done()
-        await asyncio.to_thread(waiting.post)
-        await asyncio.wait_for(task, 60)
-        return exchange
-
-    exchange = asyncio.run(go())
-    assert (exchange.answer.status, messages(exchange)) == (200, 1)
-
-
-def test_a_waiting_pull_is_answered_empty_after_a_while(waiting: Waiting, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("coordinator.gateway.LONG_POLL_SECONDS", 0.0)
-
-    async def go() -> Any:
-        exchange, task = await waiting.pull()
-        await asyncio.wait_for(task, 60)
-        return exchange
-
-    exchange = asyncio.run(go())
-    assert (exchange.answer.status, exchange.answer.body) == (200, b"")
-
-
-def test_a_message_is_not_lost_to_a_peer_that_is_gone(waiting: Waiting, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("coordinator.gateway.LONG_POLL_SECONDS", 600.0)
-
-    async def go() -> tuple[Any, Any]:
-        left, task = await waiting.pull()
-        left.gone.set()
-        await asyncio.wait_for(task, 60)
-        await asyncio.to_thread(waiting.post)
-        again, task = await waiting.pull()
-        await asyncio.wait_for(task, 60)
-        return left, again
-
-    left, again = asyncio.run(go())
-    assert not left.started.is_set()
-    assert messages(again) == 1
-
-
-def test_a_message_and_a_leaving_peer_at_the_same_moment(waiting: Waiting, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("coordinator.gateway.LONG_POLL_SECONDS", 600.0)
-
-    async def go() -> tuple[Any, Any]:
-        left, task = await waiting.pull()
-        waiting.post()
-        left.gone.set()
-        await asyncio.wait_for(task, 60)
-        again, task = await waiting.pull()
-        again.gone.set()
-        await asyncio.wait_for(task, 60)
-        return left, again
-
-    left, again = asyncio.run(go())
-    assert messages(left) + messages(again) == 1
-
-
-def test_the_door_closing_lets_waiting_pulls_go(waiting: Waiting, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("coordinator.gateway.LONG_POLL_SECONDS", 600.0)
-
-    async def go() -> list[Any]:
-        first, task = await waiting.pull()
-        waiting.door.application.close()
-        await asyncio.wait_for(task, 60)
-        second, task = await waiting.pull()
-        await asyncio.wait_for(task, 60)
-        return [first, second]
-
-    assert [(e.answer.status, e.answer.body) for e in asyncio.run(go())] == [(200, b"")] * 2
-
-
-def test_a_refused_pull_is_answered_at_once(waiting: Waiting, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("coordinator.gateway.LONG_POLL_SECONDS", 600.0)
-
-    async def go() -> Any:
-        waiting.node.node.node_id += 1
-        exchange, task = await waiting.pull()
-        await asyncio.wait_for(task, 60)
-        return exchange
-
-    assert asyncio.run(go()).answer.status == 401
+# -- what is answered
 
 
 def test_the_lifespan_is_answered(door: Door):
@@ -466,29 +402,3 @@ def test_an_answer_has_its_length(knock: Any, federation: Any):
     answer = knock.call(federation.homes["ops"], PATHS["control"])
     assert answer.headers == {"content-type": "application/json", "content-length": str(len(answer.body))}
     assert json.loads(answer.body) == {"by": "control"}
-
-
-# -- a stranger cannot fill the log
-
-
-def test_so_many_refusals_a_minute_are_recorded(monkeypatch: pytest.MonkeyPatch):
-    class Clock:
-        seconds = 600_000.0
-
-        @classmethod
-        def now(cls, _zone: object) -> Any:
-            return cls
-
-        @classmethod
-        def timestamp(cls) -> float:
-            return cls.seconds
-
-    monkeypatch.setattr(service, "datetime", Clock)
-    budget = RefusalBudget(per_minute=3)
-    assert [budget.take() for _ in range(6)] == [True, True, True, False, False, False]
-    Clock.seconds += 59.9
-    assert not budget.take()
-    Clock.seconds += 0.1
-    assert [budget.take() for _ in range(4)] == [True, True, True, False]
-    Clock.seconds -= 600
-    assert budget.take()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,23 @@ def test_a_key_has_one_node(link: SuperLink, federation: Any, node: Nodes):
     assert first.id != second.id
     assert link.enrol("silo-a", first.key) == first.id
     assert link.online() == {"silo-a": first.id, "silo-b": second.id}
+
+
+def test_a_member_with_a_new_key_keeps_its_node_and_what_was_sent_to_it(
+    link: SuperLink, run: Running, node: Nodes, federation: Any, tmp_path: Path
+):
+    of_home, founded = type(node("silo-b")), federation.copy(tmp_path / "federation")
+    home, old = founded.homes["silo-a"], federation.homes["silo-a"]
+    before = of_home(link, old).activate()
+    (message_id,) = run.ask(before)
+    founded.renew(home)
+    after = of_home(link, home)
+    assert (after.id, after.key == before.key) == (before.id, False)
+    after.activate()
+    assert [message.metadata.message_id for message in after.pull().messages_list] == [message_id]
+    assert link.online()["silo-a"] == before.id
+    refused = before.raw("pull-messages", fleet_pb2.PullMessagesRequest(node=before.node).SerializeToString())
+    assert refused.status == 401
 
 
 def test_a_node_that_says_goodbye_is_offline_and_can_come_back(link: SuperLink, node: Nodes):

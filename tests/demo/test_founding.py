@@ -70,7 +70,7 @@ def test_the_members_are_those_of_the_scenario(site: Site) -> None:
 
 def test_every_key_is_its_members_own(site: Site) -> None:
     keys = [path for path in site.founded.directory.rglob("*.pem") if "key" in path.name]
-    assert len(keys) == 1 + 2 * 5, "the authority's, and a key and a log key for each member"
+    assert len(keys) == 2 + 2 * 5, "the authority's two, and a key and a log key for each member"
     assert {path.stat().st_mode & 0o777 for path in keys} == {0o600}
     assert len({path.read_bytes() for path in keys}) == len(keys)
 

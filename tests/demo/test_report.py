@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from demo.outcome import Outcome, cell, comparison_table, rows_of
+from demo.outcome import Outcome, Spent, cell, comparison_table, rows_of
 from demo.report import write_report
 from demo.scenarios import SCENARIOS
 
@@ -165,3 +165,20 @@ def test_the_table_is_printed(
     for shown in ("246", "52%", "0.900 (0.300)", "0.900 (0.250)", "- (0.100)"):
         assert shown in line
     assert "what the institutions may not do" in out
+
+
+def test_a_private_run_shows_what_each_silo_spent_and_what_was_refused_then(site: Site) -> None:
+    directory = site.founded.directory
+    outcome = _outcome(directory)
+    public = write_report(directory / "report.html", SCENARIOS["breast_cancer"], site.founded, outcome).read_text()
+    assert "privacy budget" not in public
+    outcome.spent = {"hospital-a": Spent(2.9981, 3.5, 1e-5)}
+    outcome.over_budget = [
+        {"silo": HOSTILE, "rule": "privacy.budget", "reason": "4.36 would be spent", "location": "policy.yaml:53:3"}
+    ]
+    outcome.passport = directory / "coordinator" / "runs" / "r" / "passport.json"
+    text = write_report(directory / "report.html", SCENARIOS["breast_cancer"], site.founded, outcome).read_text()
+    page = _Page(text)
+    for shown in ("2.998", "3.5", "privacy.budget", "4.36 would be spent", "coordinator/runs/r/passport.json"):
+        assert shown in page.texts
+    assert page.active == []

@@ -14,12 +14,16 @@ import pytest
 
 from demo import scenarios
 from demo.scenarios import (
+    CREDIT_COLUMNS,
+    CREDIT_FILE,
+    CREDIT_SHARES,
     HEART_COLUMNS,
     HEART_FILES,
     SCENARIOS,
     WISCONSIN_SHARES,
     DataSource,
     scenario,
+    write_credit,
     write_heart,
     write_wisconsin,
 )
@@ -208,16 +212,59 @@ def test_a_scenario_is_found_by_its_name(given: str, found: str) -> None:
 
 
 def test_an_unknown_scenario_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="got example 'lung', expected one of breast_cancer, heart"):
+    with pytest.raises(UsageError, match="got example 'lung', expected one of breast_cancer, heart, credit"):
         scenario("lung")
 
 
 @pytest.mark.parametrize("name", list(SCENARIOS))
 def test_a_scenario_has_a_policy_for_each_of_its_silos(name: str) -> None:
     chosen = SCENARIOS[name]
-    assert {path.stem for path in (chosen.directory / "policies").glob("*.yaml")} == set(chosen.silos)
+    found = {path.name.removesuffix(".yaml") for path in (chosen.directory / "policies").glob("*.yaml")}
+    assert {name for name in found if not name.endswith(".test")} == set(chosen.silos)
     run = load_run((chosen.directory / "run.yaml").read_text()).model
     assert run.dataset == chosen.dataset
     columns = chosen.source.get("columns")
     if isinstance(columns, list):
         assert set(run.columns) <= set(columns)
+
+
+# -- credit
+
+
+@pytest.fixture(scope="module")
+def credit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
+    directory = request.config.getoption("--credit-dir", default=None)
+    if directory is None:
+        pytest.skip("UCI credit card file not given")
+    place = tmp_path_factory.mktemp("credit")
+    paths = {name: place / f"{name}.csv" for name in CREDIT_SHARES}
+    write_credit(paths, DataSource(Path(directory)))
+    return {name: pd.read_csv(path) for name, path in paths.items()}
+
+
+def test_every_customer_is_at_one_bank(credit: dict[str, pd.DataFrame]) -> None:
+    together = pd.concat(credit.values())
+    assert sorted(together["id"]) == list(range(1, 30_001))
+    assert together["default_next_month"].sum() == 6636
+    assert {name: len(table) for name, table in credit.items()} == {
+        "consumer-bank": 9514,
+        "universal-bank": 17783,
+        "us-bank": 2703,
+    }
+    assert all(tuple(table.columns) == CREDIT_COLUMNS for table in credit.values())
+
+
+def test_the_banks_differ_in_their_customers_limits_and_defaults(credit: dict[str, pd.DataFrame]) -> None:
+    limits = [table["limit_bal"].median() for table in credit.values()]
+    assert limits[0] < 0.4 * limits[1] < limits[1] < limits[2]
+    defaults = [table["default_next_month"].mean() for table in credit.values()]
+    assert defaults[0] > 0.25 > 0.21 > defaults[1] > defaults[2]
+    assert [sum(share[band] for share in CREDIT_SHARES.values()) for band in range(3)] == pytest.approx([1, 1, 1])
+
+
+def test_a_credit_file_with_another_sum_is_refused(tmp_path: Path) -> None:
+    (tmp_path / CREDIT_FILE[0]).write_text("ID,X1,Y\n1,20000,1\n")
+    paths = {name: tmp_path / f"{name}.csv" for name in CREDIT_SHARES}
+    with pytest.raises(ConcordatError, match=r"taiwan_credit_default\.csv has SHA-256 .*not the published file"):
+        write_credit(paths, DataSource(tmp_path))
+    assert not any(path.exists() for path in paths.values())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import pytest
 from demo.federate import Deployment, environment
 from demo.founding import Founded, found
 from demo.scenarios import DataSource, scenario
-from federation.operator import OperatorClient
+from federation.operator import OperatorClient, build_app
 from federation.processes import Child, command_line, stop_all
+from federation.run import load_run
 
 
 @pytest.fixture(scope="session")
@@ -33,12 +36,25 @@ def short_tmp() -> Iterator[Callable[[str], Path]]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def _only_child(process: int) -> int:
+    """The one child of a process, waited for: not one that ended and was not reaped yet."""
+    deadline = time.monotonic() + 60
+    while True:
+        for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if "\nState:\tZ" not in Path(f"/proc/{child}/status").read_text():
+                    return int(child)
+        assert time.monotonic() < deadline, f"process {process} has no child"
+        time.sleep(0.01)
+
+
 @dataclass
 class Running:
     """A federation whose processes run."""
 
     founded: Founded
     deployment: Deployment
+    _bundles: dict[tuple[object, ...], bytes] = field(default_factory=dict)
 
     def client(self) -> OperatorClient:
         return OperatorClient(self.founded.operator)
@@ -54,6 +70,15 @@ class Running:
         path.write_text("\n".join(lines) + "\n")
         return path
 
+    def submit(self, run_file: Path) -> str:
+        """Submit a run as the operator; an app is bundled once however many runs it has."""
+        source = run_file.parent / load_run(run_file.read_text()).model.app.path
+        content = {str(path.relative_to(source)): path.read_bytes() for path in source.rglob("*") if path.is_file()}
+        key = (str(source), *sorted(content.items()))
+        if key not in self._bundles:
+            self._bundles[key] = build_app(source)
+        return self.client().submit(run_file, self._bundles[key])
+
     def follow(self, run_id: str, act: Callable[[dict[str, Any]], None] | None = None) -> list[dict[str, Any]]:
         events = []
         for event in self.client().follow(run_id):
@@ -66,11 +91,13 @@ class Running:
         return self.deployment.children[name].pid
 
     def trainer_pid(self, silo: str) -> int:
-        """The worker's child that holds TensorFlow and the data."""
-        worker = self.pid(f"{silo}-worker")
-        children = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
-        assert len(children) == 1
-        return int(children[0])
+        """The process that holds the data: a fork of the worker's child, which has TensorFlow and runs no app.
+
+        A fork that ended is followed by the next one within a second or two. Between runs the number may be out of date
+        at once; a silo at work in a run keeps its fork.
+        """
+        template = _only_child(self.pid(f"{silo}-worker"))
+        return _only_child(template)
 
     def restart(self, name: str) -> Child:
         silo = name.removesuffix("-gate")
@@ -84,9 +111,18 @@ class Running:
 
 @pytest.fixture(scope="session")
 def federation(short_tmp: Callable[[str], Path]) -> Iterator[Running]:
-    """Three hospitals and a coordinator, running."""
-    founded = found(short_tmp("fed"), scenario("breast_cancer"), DataSource())
-    running = Running(founded, Deployment(founded))
+    """Three hospitals and a coordinator, running; for tests after which all of them are still there."""
+    yield from running_in(short_tmp("fed"))
+
+
+def running_in(directory: Path) -> Iterator[Running]:
+    """Three hospitals and a coordinator of one's own, until the iterator goes on."""
+    founded = found(directory, scenario("breast_cancer"), DataSource())
+    yield from run_of(Running(founded, Deployment(founded)))
+
+
+def run_of(running: Running) -> Iterator[Running]:
+    """A federation that was founded, its processes running until the iterator goes on."""
     try:
         running.deployment.start()
         yield running
@@ -111,6 +147,16 @@ class Door:
 
         segments = sorted((self.founded.coordinator.audit / "segments").glob("*.jsonl"))
         return [json.loads(line) for path in segments for line in path.read_text().splitlines()]
+
+    def refusal(self, before: int) -> dict[str, Any]:
+        """The first refusal after so many entries; the door records one just after it turned someone away."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            for entry in self.audit_entries()[before:]:
+                if entry["action"] == "connection.refused":
+                    return entry
+            time.sleep(0.02)
+        raise AssertionError(f"no refusal in {self.audit_entries()[before:]}")
 
 
 @pytest.fixture(scope="session")

@@ -88,7 +88,7 @@ def test_the_report_is_whole_and_needs_nothing_from_outside(demo_run: DemoRun) -
 
 def test_keys_are_private_and_never_printed(demo_run: DemoRun) -> None:
     keys = [*demo_run.directory.rglob("*key.pem")]
-    assert len(keys) == 1 + 2 * 5
+    assert len(keys) == 2 + 2 * 5
     secrets = []
     for key in keys:
         assert stat.S_IMODE(key.stat().st_mode) == 0o600

@@ -42,17 +42,23 @@ def s_client(door: Door, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, input=request, capture_output=True, text=True, timeout=30, check=False)
 
 
-def turned_away(done: subprocess.CompletedProcess[str]) -> bool:
-    """The handshake failed: OpenSSL says that the connection broke, and not one byte of HTTP came back.
+def turned_away(door: Door, reason: str, *options: str) -> bool:
+    """The handshake failed: OpenSSL says that the connection broke, not one byte of HTTP came back, the log says why.
 
     Whether the server's end is seen as an alert, an end of file or a reset (errno 104) depends on who is faster.
     """
+    before = len(door.audit_entries())
+    done = s_client(door, *options)
     failed = any(sign in done.stderr for sign in ("unexpected eof", "alert", "errno=104"))
+    entry = door.refusal(before)
+    told = (entry["actor"], entry["decision"], entry["rule"], entry["resource"], entry["reason"])
+    assert told == ("unidentified", "deny", "gateway.tls", "tls", reason)
     return failed and done.returncode != 0 and "HTTP/1.1" not in done.stdout
 
 
 def with_identity(home: Home) -> tuple[str, ...]:
-    return ("-cert", str(home.certificate), "-key", str(home.key))
+    """OpenSSL's options for a certificate with its chain, and its key."""
+    return ("-cert", str(home.certificate), "-cert_chain", str(home.certificate), "-key", str(home.key))
 
 
 def test_a_member_gets_through_the_handshake_with_tls_1_3(door: Door) -> None:
@@ -62,19 +68,17 @@ def test_a_member_gets_through_the_handshake_with_tls_1_3(door: Door) -> None:
 
 
 def test_without_a_client_certificate_the_handshake_fails(door: Door) -> None:
-    done = s_client(door)
-    assert turned_away(done)
+    assert turned_away(door, "the client has no certificate")
 
 
 def test_tls_1_2_is_turned_away(door: Door) -> None:
-    done = s_client(door, "-tls1_2", *with_identity(door.founded.operator))
-    assert turned_away(done)
+    assert turned_away(door, "the client speaks no TLS 1.3", "-tls1_2", *with_identity(door.founded.operator))
 
 
 def test_a_certificate_of_another_authority_is_turned_away(door: Door, tmp_path: Path) -> None:
     home = foreign_member(tmp_path, Role.OPERATOR, "operator", door.founded.manifest.federation.metadata.name)
-    done = s_client(door, *with_identity(home))
-    assert turned_away(done)
+    reason = "the client's certificate does not verify: unable to get local issuer certificate"
+    assert turned_away(door, reason, *with_identity(home))
 
 
 def foreign_member(directory: Path, role: Role, name: str, federation: str) -> Home:
@@ -89,11 +93,17 @@ def foreign_member(directory: Path, role: Role, name: str, federation: str) -> H
 
 
 def certificate_by(
-    door: Door, directory: Path, uri: str, begin: timedelta, end: timedelta, usage: x509.ObjectIdentifier | None = None
+    door: Door,
+    directory: Path,
+    uri: str,
+    begin: timedelta,
+    end: timedelta,
+    authority: tuple[Path, Path] | None = None,
 ) -> tuple[str, ...]:
-    """A certificate of this federation's authority with a validity and a name of the test's choosing."""
-    authority = door.founded.authority
-    issuer, signer = load_certificate(authority.certificate.read_bytes()), load_private_key(authority.key)
+    """A certificate of this federation's issuing authority with a validity and a name of the test's choosing."""
+    ours = door.founded.authority
+    issued_by, issued_with = authority or (ours.issuer, ours.key)
+    issuer, signer = load_certificate(issued_by.read_bytes()), load_private_key(issued_with)
     key, now = new_key(), datetime.now(UTC)
     names = [x509.UniformResourceIdentifier(uri)] if uri else [x509.DNSName("operator")]
     certificate = (
@@ -106,33 +116,56 @@ def certificate_by(
         .not_valid_after(now + end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([usage or ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
         .sign(signer, hashes.SHA256())
     )
     save_private_key(directory / "k.pem", key)
     (directory / "c.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    return ("-cert", str(directory / "c.pem"), "-key", str(directory / "k.pem"))
+    return ("-cert", str(directory / "c.pem"), "-cert_chain", str(ours.issuer), "-key", str(directory / "k.pem"))
 
 
 DAY = timedelta(days=1)
 
 
-@pytest.mark.parametrize(("begin", "end"), [(-2 * DAY, -DAY), (DAY, 2 * DAY)], ids=["expired", "not yet valid"])
+OPERATOR = "spiffe://breast-cancer.example/operator/operator"
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "reason"),
+    [(-2 * DAY, -DAY, "certificate has expired"), (DAY, 2 * DAY, "certificate is not yet valid")],
+    ids=["expired", "not yet valid"],
+)
 def test_a_certificate_outside_its_time_is_turned_away(
-    door: Door, tmp_path: Path, begin: timedelta, end: timedelta
+    door: Door, tmp_path: Path, begin: timedelta, end: timedelta, reason: str
 ) -> None:
-    options = certificate_by(door, tmp_path, "spiffe://breast-cancer.example/operator/operator", begin, end)
-    done = s_client(door, *options)
-    assert turned_away(done)
+    options = certificate_by(door, tmp_path, OPERATOR, begin, end)
+    assert turned_away(door, f"the client's certificate does not verify: {reason}", *options)
+
+
+@pytest.mark.parametrize("name", ["other.example", "sub.breast-cancer.example"])
+def test_the_authority_has_no_say_in_another_federation(door: Door, tmp_path: Path, name: str) -> None:
+    """Its certificate constrains it to its own federation's name, which the handshake checks."""
+    options = certificate_by(door, tmp_path, f"spiffe://{name}/operator/operator", -DAY, DAY)
+    assert turned_away(door, "the client's certificate does not verify: permitted subtree violation", *options)
+
+
+def test_a_certificate_that_the_root_made_itself_is_refused(door: Door, tmp_path: Path) -> None:
+    """Members' certificates come from the issuing authority that signed the manifest."""
+    root = (door.founded.authority.certificate, door.founded.authority.root_key)
+    before = len(door.audit_entries())
+    done = s_client(door, *certificate_by(door, tmp_path, OPERATOR, -DAY, DAY, root))
+    reason = "the certificate of operator was not issued by this federation's authority"
+    assert "HTTP/1.1 403" in done.stdout
+    assert reason in done.stdout
+    assert reason in door.refusal(before)["reason"]
 
 
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [
         ("", "spiffe:// URI"),
-        ("spiffe://other.example/operator/operator", "expected breast-cancer.example"),
         ("spiffe://breast-cancer.example/root/operator", "got role"),
         ("spiffe://breast-cancer.example/operator/stranger", "is not a member"),
         ("spiffe://breast-cancer.example/operator/hospital-a", "is a silo in the manifest"),
@@ -148,8 +181,8 @@ def test_the_right_authority_is_not_enough(door: Door, tmp_path: Path, uri: str,
 
 
 def test_a_server_certificate_is_not_a_client_certificate(door: Door) -> None:
-    done = s_client(door, *with_identity(door.founded.coordinator))
-    assert turned_away(done)
+    reason = "the client's certificate does not verify: unsuitable certificate purpose"
+    assert turned_away(door, reason, *with_identity(door.founded.coordinator))
 
 
 def get(door: Door, home: Home, path: str) -> httpx.Response:
@@ -252,6 +285,9 @@ def test_a_silo_cannot_act_for_another_node(door: Door) -> None:
         with pytest.raises(FleetRefusedError) as refused:
             connection.call("pull-messages", request, fleet_pb2.PullMessagesResponse)
         assert refused.value.status == 401
+        entry = door.audit_entries()[-1]
+        attacking = "spiffe://breast-cancer.example/silo/hospital-b"
+        assert (entry["action"], entry["decision"], entry["actor"]) == ("connection.refused", "deny", attacking)
         goodbye = fleet_pb2.DeactivateNodeRequest(node_id=victim_id)
         with pytest.raises(FleetRefusedError):
             connection.call("deactivate-node", goodbye, fleet_pb2.DeactivateNodeResponse)
@@ -275,8 +311,9 @@ def test_a_request_that_is_too_large_is_refused(door: Door) -> None:
     )
     with httpx.Client(verify=context, trust_env=False) as client:
         answer = client.post(f"https://{door.address}{CONTROL}", content=b"x" * (17 * 2**20))
-    assert answer.status_code == 422
-    assert "more than" in answer.json()["error"]
+    assert (answer.status_code, f"more than {16 * 2**20} bytes" in answer.text) == (413, True)
+    entry = door.audit_entries()[-1]
+    assert (entry["action"], entry["actor"], entry["reason"]) == ("connection.refused", OPERATOR, answer.text)
 
 
 def test_a_run_signed_by_someone_else_is_refused(door: Door, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,8 @@ class Founded:
         request_enrolment(home, self.name, name, role, "DE", addresses)
         return home, parse_request(home.request.read_bytes())
 
-    def bundle(self, request: EnrolmentRequest, days: int = 30) -> dict[str, str]:
-        certificate, _ = self.authority.enrol(request, days)
+    def bundle(self, request: EnrolmentRequest, lifetime: timedelta = timedelta(days=30)) -> dict[str, str]:
+        certificate, _ = self.authority.enrol(request, lifetime)
         return self.authority.bundle(certificate)
 
     def member(self, name: str, role: Role = Role.SILO, *addresses: str) -> Home:

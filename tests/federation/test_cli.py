@@ -123,8 +123,46 @@ def test_a_home_that_is_missing_or_empty_is_named(tmp_path: Path):
 
 def test_a_home_of_the_wrong_role_is_refused(federation: Any, tmp_path: Path):
     ops, silo = federation.homes["ops"].path, federation.homes["silo-a"].path
-    refused(concordat("run", "list", "--home", silo), Exit.FAILED, "home of a silo, expected an operator")
-    refused(concordat("coordinator", "serve", "--home", ops), Exit.FAILED, "home of a operator, expected a coordinator")
+    refused(concordat("run", "list", "--home", silo), Exit.FAILED, "home of the silo silo-a, expected an operator")
+    refused(
+        concordat("coordinator", "serve", "--home", ops),
+        Exit.FAILED,
+        "home of the operator ops, expected a coordinator",
+    )
+
+
+def test_what_a_member_asks_for_is_whole_and_shows_its_fingerprint(tmp_path: Path):
+    ask = ["federation", "request", "cardio.example", "--name", "hub", "--role", "coordinator", "--country", "DE"]
+    done = concordat(*ask, "--home", tmp_path / "hub")
+    refused(done, Exit.USAGE, "without an address")
+    assert not (tmp_path / "hub").exists(), "a name is given once: nothing is made for what no member could reach"
+    done = concordat(*ask, "--home", tmp_path / "hub", "--address", "hub.example:9443")
+    assert re.search(r"fingerprint to compare by telephone: ([0-9a-f]{4}-){4}[0-9a-f]{4}\n", done.stdout)
+
+
+def test_a_home_that_is_wrong_revokes_nobody(tmp_path: Path):
+    authority, bundle = tmp_path / "authority", tmp_path / "bundle.json"
+    assert concordat("federation", "init", authority, "--name", "cardio.example").returncode == 0
+    asked = ["federation", "request", "cardio.example", "--name", "ops", "--role", "operator", "--country", "DE"]
+    assert concordat(*asked, "--home", tmp_path / "ops").returncode == 0
+    request = tmp_path / "ops" / "request.json"
+    unwritable = concordat("federation", "enroll", authority, request, "--out", tmp_path / "none" / "bundle.json")
+    refused(unwritable, Exit.USAGE, "is not a directory")
+    assert concordat("federation", "enroll", authority, request, "--out", bundle).returncode == 0, "not enrolled before"
+    revoke = ["federation", "revoke", authority, "ops", "--reason", "none", "--home", tmp_path / "none"]
+    refused(concordat(*revoke), Exit.USAGE, "ca.pem is missing")
+    assert "revoked" not in concordat("federation", "show", authority).stdout
+
+
+def test_paths_that_are_wrong_say_what_was_meant(federation: Any, tmp_path: Path):
+    nowhere = tmp_path / "nowhere"
+    enrol = concordat("silo", "enroll", "--invitation", nowhere, "--home", tmp_path / "home")
+    refused(enrol, Exit.USAGE, "the operator handed over")
+    revoke = concordat("federation", "revoke", nowhere, "silo-a", "--reason", "none")
+    refused(revoke, Exit.USAGE, "is not an authority's directory")
+    ops = federation.homes["ops"].path
+    model = concordat("run", "model", "some-run", "--home", ops, "--out", tmp_path / "model.h5")
+    refused(model, Exit.USAGE, "ends in .npz or .keras")
 
 
 def test_a_coordinator_that_does_not_answer_has_its_own_exit_code(federation: Any, closed_port: int):
@@ -158,6 +196,13 @@ def test_a_run_without_its_app_is_refused_before_anything_is_sent(tmp_path: Path
     (tmp_path / "run.yaml").write_text(run_text)
     done = concordat("run", "submit", "run.yaml", "--home", federation.homes["ops"].path, cwd=tmp_path)
     refused(done, Exit.USAGE, "has no pyproject.toml", "set app.path in run.yaml")
+
+
+def test_a_bundle_that_is_not_there_is_refused_before_anything_is_sent(tmp_path: Path, federation: Any, run_text: str):
+    (tmp_path / "run.yaml").write_text(run_text)
+    home = federation.homes["ops"].path
+    done = concordat("run", "submit", "run.yaml", "--bundle", "absent.fab", "--home", home, cwd=tmp_path)
+    refused(done, Exit.USAGE, "absent.fab")
 
 
 def test_a_tampered_manifest_stops_every_command(federation: Any, copy: Callable[[Home], Home]):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from audit.note import parse_vkey
 from federation.enrolment import EnrolmentBundle, join, log_origin, parse_request, request_enrolment
 from federation.errors import ConcordatError, IdentityError, ManifestError, UsageError
 from federation.home import Home
-from federation.identity import Role, load_private_key
+from federation.identity import Role, load_certificate, load_private_key, new_key, signing_request
 from federation.manifest import load_manifest, sign_manifest
+from federation.signing import parse_signing_request
 from policies.errors import PolicyError
 
 Contents = Callable[[Path], dict[str, tuple[int, bytes]]]
@@ -99,6 +101,22 @@ def test_a_request_with_a_wrong_field_is_refused_by_its_name(tmp_path: Path, cha
         parse_request(json.dumps(content).encode())
 
 
+def test_every_changed_byte_of_a_signing_request_is_noticed():
+    """But where the number of unused bits after the signature is one and not none, which changes nothing it says."""
+    request = signing_request(new_key(), "silo-a").decode()
+    parsed = parse_signing_request(request, "silo-a")
+    assert parsed.is_signature_valid
+    count = len(base64.b64decode("".join(request.splitlines()[1:-1]))) - len(parsed.signature) - 1
+    head, *lines, foot = request.splitlines()
+    der = base64.b64decode("".join(lines))
+    for position in range(len(der)):
+        changed = der[:position] + bytes([der[position] ^ 1]) + der[position + 1 :]
+        if position == count and not parsed.signature[-1] & 1:
+            continue
+        with pytest.raises(IdentityError):
+            parse_signing_request(f"{head}\n{base64.b64encode(changed).decode()}\n{foot}\n", "silo-a")
+
+
 JSON = st.recursive(st.none() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
 
 
@@ -166,7 +184,8 @@ def other_federations_manifest(founded: Any, home: Home, request: Any) -> dict[s
     """A manifest signed by the right authority for a federation of another name."""
     bundle = dict(founded.bundle(request))
     text = bundle["manifest"].replace(founded.name, "other.example")
-    signature = sign_manifest(text, load_private_key(founded.authority.key))
+    issuer = load_certificate(founded.authority.issuer.read_bytes())
+    signature = sign_manifest(text, load_private_key(founded.authority.key), issuer)
     return bundle | {"manifest": text, "manifest_signature": signature}
 
 
@@ -179,7 +198,7 @@ def not_in_the_manifest(founded: Any, home: Home, request: Any) -> dict[str, str
 
 def expired(founded: Any, home: Home, request: Any) -> dict[str, str]:
     """A certificate that was valid for no time at all."""
-    return dict(founded.bundle(request, 0))
+    return dict(founded.bundle(request, timedelta()))
 
 
 def not_ascii(founded: Any, home: Home, request: Any) -> dict[str, str]:
@@ -197,10 +216,10 @@ def no_certificate(founded: Any, home: Home, request: Any) -> dict[str, str]:
     [
         (wrong_key, IdentityError, "the certificate is for key"),
         (foreign_certificate, IdentityError, "not issued by this federation's authority"),
-        (foreign_authority, IdentityError, "not issued by this federation's authority"),
+        (foreign_authority, ManifestError, "authority was not certified by this federation's root"),
         (tampered_manifest, ManifestError, "not signed by this federation's authority"),
-        (other_federations_manifest, IdentityError, "the manifest for other.example"),
-        (not_in_the_manifest, ManifestError, "silo-a is not a member"),
+        (other_federations_manifest, IdentityError, "of federation cardio.example, expected other.example"),
+        (not_in_the_manifest, IdentityError, "silo-a is not a member"),
         (expired, IdentityError, "not now"),
         (not_ascii, ManifestError, "not signed by this federation's authority"),
         (no_certificate, IdentityError, "not a PEM certificate"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from federation import run
 from federation.errors import ManifestError
 from federation.home import Home
-from federation.identity import Role, load_private_key, new_key, sign
+from federation.identity import Role, load_certificate, load_private_key, new_key, sign
 from federation.limits import LIMITS
 from federation.manifest import (
     Federation,
@@ -36,13 +36,17 @@ class Signer:
 
     def __init__(self, founded: Any) -> None:
         self.key = load_private_key(founded.authority.key)
+        self.issuer = load_certificate(founded.authority.issuer.read_bytes())
         self.ca: x509.Certificate = founded.ca
         self.name: str = founded.name
 
     def edition(self, version: int, *members: Member, name: str | None = None) -> tuple[str, str]:
         metadata = ManifestMetadata(name=name or self.name, version=version)
         text = dump(Federation(apiVersion="concordat/v1", kind="Federation", metadata=metadata, members=members))
-        return text, sign_manifest(text, self.key)
+        return text, self.sign(text)
+
+    def sign(self, text: str) -> str:
+        return sign_manifest(text, self.key, self.issuer)
 
 
 @pytest.fixture
@@ -93,16 +97,16 @@ def test_a_name_stands_once(signer: Signer):
     text, _ = signer.edition(1, member("a"), member("b"))
     doubled = text.replace("name: b", "name: a")
     with pytest.raises(DocumentError, match=r"manifest\.yaml:\d+:9: got \"a\", expected each member's name once"):
-        verify_manifest(doubled, sign_manifest(doubled, signer.key), signer.ca)
+        verify_manifest(doubled, signer.sign(doubled), signer.ca)
 
 
 def test_a_revoked_name_is_not_a_members(signer: Signer):
     text = signer.edition(1, member("a"))[0].replace("revoked: []\n", "")
     revoked = text.replace("members:", "revoked:\n- name: a\n  date: 2026-11-02\n  reason: left\nmembers:")
     with pytest.raises(DocumentError, match="expected a name that was never revoked"):
-        verify_manifest(revoked, sign_manifest(revoked, signer.key), signer.ca)
+        verify_manifest(revoked, signer.sign(revoked), signer.ca)
     other = revoked.replace("- name: a\n  date", "- name: b\n  date")
-    signed = verify_manifest(other, sign_manifest(other, signer.key), signer.ca)
+    signed = verify_manifest(other, signer.sign(other), signer.ca)
     with pytest.raises(ManifestError, match=r"b was revoked on 2026-11-02 \(left\)"):
         signed.federation.member("b")
 
@@ -110,7 +114,7 @@ def test_a_revoked_name_is_not_a_members(signer: Signer):
 def test_a_signed_manifest_with_an_unknown_field_is_refused_at_its_place(signer: Signer):
     text = signer.edition(1)[0] + "secret: 1\n"
     with pytest.raises(DocumentError, match=r"manifest\.yaml:\d+:1: "):
-        verify_manifest(text, sign_manifest(text, signer.key), signer.ca)
+        verify_manifest(text, signer.sign(text), signer.ca)
 
 
 NAMES = st.from_regex(r"[a-z0-9]{1,6}", fullmatch=True)
@@ -148,21 +152,32 @@ def test_every_changed_byte_is_noticed(signer: Signer):
 
 
 def test_every_changed_byte_of_the_signature_is_noticed(signer: Signer):
+    """But where the number of unused bits after the issuer's signature is one and not none, which changes nothing."""
     text, signature = signer.edition(3, member("a"))
-    raw = base64.b64decode(signature)
-    for position in range(len(raw)):
-        changed = raw[:position] + bytes([raw[position] ^ 1]) + raw[position + 1 :]
-        with pytest.raises(ManifestError):
-            verify_manifest(text, base64.b64encode(changed).decode(), signer.ca)
+    parts = [base64.b64decode(part) for part in signature.split(".")]
+    count = len(parts[1]) - len(signer.issuer.signature) - 1
+    for index, raw in enumerate(parts):
+        for position in range(len(raw)):
+            if (index, position) == (1, count) and not signer.issuer.signature[-1] & 1:
+                continue
+            changed = raw[:position] + bytes([raw[position] ^ 1]) + raw[position + 1 :]
+            forged = [base64.b64encode(part).decode() for part in (*parts[:index], changed, *parts[index + 1 :])]
+            with pytest.raises(ManifestError):
+                verify_manifest(text, ".".join(forged), signer.ca)
 
 
-def test_anothers_signature_is_refused(signer: Signer):
+def test_anothers_signature_is_refused(signer: Signer, federation: Any):
     text, signature = signer.edition(1)
-    other_use = base64.b64encode(sign(signer.key, run.DOMAIN, text.encode())).decode()
-    other_key = sign_manifest(text, new_key())
-    other_text = sign_manifest(text + " ", signer.key)
-    odd = ["", "=", signature[:-4], signature + "\u00e9", signature + "\ud800", signature + "\n!", "A" * 1025]
-    for wrong in (other_use, other_key, other_text, *odd):
+    proof, _, certificate = signature.partition(".")
+    other_use = base64.b64encode(sign(signer.key, run.DOMAIN, text.encode())).decode() + "." + certificate
+    other_key = sign_manifest(text, new_key(), signer.issuer)
+    other_text = signer.sign(text + " ")
+    silo = federation.homes["silo-a"]
+    by_a_member = sign_manifest(text, silo.private_key(), load_certificate(silo.certificate.read_bytes()))
+    odd = ["", "=", ".", proof, proof + ".", proof[:-4] + "." + certificate, "." + certificate, certificate]
+    odd += [signature + end for end in ("\u00e9", "\ud800", "\n!", "." + certificate)] + [signature[:-4]]
+    odd += ["A" * (LIMITS.manifest_signature + 1)]
+    for wrong in (other_use, other_key, other_text, by_a_member, *odd):
         with pytest.raises(ManifestError):
             verify_manifest(text, wrong, signer.ca)
 

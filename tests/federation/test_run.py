@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,15 +18,16 @@ from hypothesis import strategies as st
 from federation.errors import IdentityError, UsageError, WireError
 from federation.identity import Role, load_certificate, load_private_key, new_key, peer_of, spiffe_id
 from federation.limits import LIMITS
+from federation.membership import identify
 from federation.operator import build_app
 from federation.run import (
     METRICS,
+    ClassWeights,
     SignedRun,
     app_digest,
     load_run,
     parse_signed_run,
     sign_run,
-    verify_issued,
     verify_signed_run,
 )
 from policies.errors import DocumentError
@@ -35,6 +37,41 @@ FIELDS = ("run", "app_digest", "signature", "operator")
 
 
 # -- the document
+
+
+@pytest.mark.parametrize(
+    ("given", "weights"),
+    [("balanced", "balanced"), ("{negative: 1, positive: 2.5}", ClassWeights(negative=1, positive=2.5))],
+)
+def test_classes_may_be_weighed(run_text: str, given: str, weights: object):
+    assert load_run(f"{run_text}class_weights: {given}\n").model.class_weights == weights
+    assert load_run(run_text).model.class_weights is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("class_weights: even", 'got "even", expected balanced'),
+        ("class_weights: {negative: 0, positive: 1}", "expected more than 0"),
+        ("class_weights: {negative: 1, positive: 1e9}", "expected at most 1000000"),
+        ("class_weights: {positive: 1}", "negative"),
+        ("precision: mixed_float16", "expected one of: float32, mixed_bfloat16"),
+    ],
+)
+def test_weights_and_precision_that_cannot_be_are_refused(run_text: str, lines: str, words: str):
+    with pytest.raises(DocumentError, match=re.escape(words)):
+        load_run(f"{run_text}{lines}\n")
+
+
+def test_weights_by_counts_of_rows_are_not_for_privacy_of_rows(run_text: str):
+    """One row more of a class changes the weight, and so the gradient, of every other: no bound on one row holds."""
+    privacy = "privacy: {mode: %s, clip_norm: 1, delta: 1e-5, epsilon: 1}\n"
+    balanced = f"{run_text}class_weights: balanced\n"
+    with pytest.raises(DocumentError, match="expected no balanced class weights with example_dp; give negative"):
+        load_run(balanced + privacy % "example_dp")
+    assert load_run(balanced + privacy % "silo_dp").model.class_weights == "balanced"
+    given = f"{run_text}class_weights: {{negative: 1, positive: 9}}\nprecision: mixed_bfloat16\n"
+    assert load_run(given + privacy % "example_dp").model.precision == "mixed_bfloat16"
 
 
 def test_a_run_says_what_is_trained_on_what_and_why(run_text: str):
@@ -57,7 +94,7 @@ def test_a_run_says_what_is_trained_on_what_and_why(run_text: str):
         ("  mu: 0.1", "  mu: -0.1", "12:7", "0"),
         ("  mu: 0.1", "  mu: .nan", "12:7", ""),
         ("  name: fedprox", "  name: fedavg", "12:7", "expected no mu with fedavg; use fedprox"),
-        ("  name: fedprox", "  name: fedadam", "11:9", "fedprox"),
+        ("  name: fedprox", "  name: fedprix", "11:9", "fedprox"),
         ("features: [radius, texture]", "features: []", "7:1", "1"),
         ("model:build_model", "os.system('x')", "9:25", ""),
         ("  name: tumour-classifier", "  name: Tumour", "4:9", ""),
@@ -75,6 +112,60 @@ def test_an_error_has_file_line_and_column(run_text: str, old: str, new: str, pl
 def test_fedavg_without_mu_is_a_run(run_text: str):
     text = run_text.replace("  name: fedprox\n  mu: 0.1", "  name: fedavg")
     assert load_run(text).model.strategy.mu == 0.0
+
+
+def test_secure_aggregation_has_a_threshold_and_a_bound(run_text: str):
+    wanted = load_run(run_text + "secure_aggregation: {threshold: 3}\n").model.secure_aggregation
+    assert wanted is not None
+    assert (wanted.threshold, wanted.largest_change) == (3, 8.0)
+    assert load_run(run_text).model.secure_aggregation is None
+
+
+@pytest.mark.parametrize("strategy", ["scaffold", "qfedavg", "trimmed_mean", "median", "krum"])
+def test_strategies_that_look_at_single_updates_are_refused_with_secure_aggregation(run_text: str, strategy: str):
+    text = run_text.replace("  name: fedprox", f"  name: {strategy}") + "secure_aggregation: {threshold: 3}\n"
+    with pytest.raises(DocumentError) as caught:
+        load_run(text)
+    assert f"no {strategy} with secure_aggregation" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ("updates: {encoding: int8}", "no updates with scaffold"),
+        ("privacy: {mode: silo_dp, clip_norm: 1.0, delta: 1.0e-5, epsilon: 4}", "no scaffold with silo_dp"),
+    ],
+)
+def test_what_scaffold_does_not_go_with_is_a_mistake_in_the_run(run_text: str, extra: str, words: str):
+    text = run_text.replace("  name: fedprox", "  name: scaffold")
+    load_run(text)
+    load_run(text + "privacy: {mode: example_dp, clip_norm: 1.0, delta: 1.0e-5, epsilon: 4}\n")
+    with pytest.raises(DocumentError) as caught:
+        load_run(text + extra + "\n")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("strategy", ["fedavgm", "fedadam", "fedyogi", "fedadagrad"])
+def test_server_optimizers_go_with_secure_aggregation(run_text: str, strategy: str):
+    load_run(run_text.replace("  name: fedprox", f"  name: {strategy}") + "secure_aggregation: {threshold: 3}\n")
+
+
+@pytest.mark.parametrize(
+    ("rounds", "extra", "words"),
+    [
+        ("3", "secure_aggregation: {}", "threshold"),
+        ("3", "secure_aggregation: {threshold: 1}", "2"),
+        ("3", "secure_aggregation: {threshold: 2, largest_change: 0}", ":14:52"),
+        ("3", "secure_aggregation: {threshold: 2, largest_change: .nan}", ":14:52"),
+        ("3\n  quorum: 2", "secure_aggregation: {threshold: 3}", "at most the quorum, 2"),
+        ("3", "silos: [a, b, c, d]\nsecure_aggregation: {threshold: 2}", "more than half of the 4 silos"),
+        ("3", "silos: [a, b]\nsecure_aggregation: {threshold: 3}", "more than half of the 2 silos"),
+    ],
+)
+def test_a_threshold_that_cannot_hold_is_a_mistake_in_the_run(run_text: str, rounds: str, extra: str, words: str):
+    with pytest.raises(DocumentError) as caught:
+        load_run(run_text.replace("  rounds: 3", f"  rounds: {rounds}") + extra + "\n")
+    assert words in str(caught.value)
 
 
 def test_a_directory_that_is_no_flower_app_is_refused(tmp_path: Path):
@@ -102,7 +193,7 @@ def signed(federation: Any, run_text: str, certificate: bytes) -> SignedRun:
 
 
 def test_a_signed_run_names_its_operator_and_its_app(federation: Any, signed: SignedRun, run_text: str):
-    operator = verify_signed_run(signed, federation.ca)
+    operator = verify_signed_run(signed, federation.authority.manifest())
     assert operator.uri == "spiffe://cardio.example/operator/ops"
     assert signed.app_digest == app_digest(APP) == "sha256:" + hashlib.sha256(APP).hexdigest()
     bound = run_text.encode() + b"\0" + signed.app_digest.encode()
@@ -128,7 +219,7 @@ def test_every_part_of_a_signed_run_is_bound(federation: Any, signed: SignedRun)
     for reason, runs in wrong.items():
         for run in runs:
             with pytest.raises(IdentityError, match=reason):
-                verify_signed_run(run, federation.ca)
+                verify_signed_run(run, federation.authority.manifest())
 
 
 def test_moving_the_boundary_between_text_and_app_digest_changes_the_digest(signed: SignedRun):
@@ -140,18 +231,18 @@ def test_an_operator_of_another_authority_is_refused(found: Callable[..., Any], 
     other = found()
     home = other.member("ops", Role.OPERATOR)
     run = sign_run(run_text, APP, home.private_key(), home.certificate.read_bytes())
-    assert verify_signed_run(run, other.ca).name == "ops"
-    with pytest.raises(IdentityError, match="not issued by this federation's authority"):
-        verify_signed_run(run, federation.ca)
+    assert verify_signed_run(run, other.authority.manifest()).name == "ops"
+    with pytest.raises(IdentityError, match="was not issued by this federation's authority"):
+        verify_signed_run(run, federation.authority.manifest())
 
 
 def test_an_expired_operator_is_refused(found: Callable[..., Any], run_text: str):
     other = found()
     home, request = other.request("ops", Role.OPERATOR)
-    certificate = other.bundle(request, 0)["certificate"].encode()
+    certificate = other.bundle(request, timedelta())["certificate"].encode()
     run = sign_run(run_text, APP, load_private_key(home.key), certificate)
     with pytest.raises(IdentityError, match="not now"):
-        verify_signed_run(run, other.ca)
+        verify_signed_run(run, other.authority.manifest())
 
 
 def test_a_member_is_no_authority(federation: Any, run_text: str):
@@ -160,7 +251,7 @@ def test_a_member_is_no_authority(federation: Any, run_text: str):
     issuer, key = load_certificate(silo.certificate.read_bytes()), new_key()
     uri = spiffe_id(federation.name, Role.OPERATOR, "ops")
     now = datetime.now(UTC)
-    for issuer_name in (issuer.subject, federation.ca.subject):
+    for issuer_name in (issuer.subject, federation.ca.subject, federation.authority.manifest().issuer.subject):
         forged = (
             x509.CertificateBuilder()
             .subject_name(issuer.subject)
@@ -175,12 +266,18 @@ def test_a_member_is_no_authority(federation: Any, run_text: str):
         assert peer_of(forged).role == "operator"
         run = sign_run(run_text, APP, key, forged.public_bytes(serialization.Encoding.PEM))
         with pytest.raises(IdentityError, match="not issued"):
-            verify_signed_run(run, federation.ca)
+            verify_signed_run(run, federation.authority.manifest())
 
 
 def test_a_certificate_counts_from_its_first_to_its_last_second(federation: Any):
-    verify_issued(load_certificate(federation.homes["ops"].certificate.read_bytes()), federation.ca)
-    verify_issued(federation.ca, federation.ca)
+    manifest = federation.authority.manifest()
+    certificate = load_certificate(federation.homes["ops"].certificate.read_bytes())
+    first, last, second = certificate.not_valid_before_utc, certificate.not_valid_after_utc, timedelta(seconds=1)
+    for now in (first, last):
+        assert identify(manifest, certificate, now).name == "ops"
+    for now in (first - second, last + second):
+        with pytest.raises(IdentityError, match="not now"):
+            identify(manifest, certificate, now)
 
 
 # -- on the wire
@@ -233,7 +330,7 @@ def test_what_is_signed_by_nobody_is_refused_in_a_sentence(federation: Any, fiel
     usable = {"run": text, "app_digest": "sha256:0", "signature": base64.b64encode(text.encode()).decode()}
     for offered in (fields, {**usable, "operator": text}, {**usable, **fields, "operator": text}):
         with pytest.raises((WireError, IdentityError)):
-            verify_signed_run(parse_signed_run(offered), federation.ca)
+            verify_signed_run(parse_signed_run(offered), federation.authority.manifest())
 
 
 def test_the_signature_is_plain_ecdsa_that_others_can_check(federation: Any, signed: SignedRun, tmp_path: Path):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from federation.errors import IdentityError
 from federation.home import Home
-from federation.identity import Role
+from federation.identity import Role, load_certificate
 from federation.tls import client_context, server_context
 
 HOST = "127.0.0.1"
@@ -45,7 +47,8 @@ def test_members_of_one_federation_speak_tls_1_3(federation: Any):
     left, right = shake(server_of(server), client_of(client))
     assert left.version() == right.version() == "TLSv1.3"
     for side, peer in ((left, client), (right, server)):
-        assert side.getpeercert(binary_form=True) == ssl.PEM_cert_to_DER_cert(peer.certificate.read_text())
+        sent = load_certificate(peer.certificate.read_bytes()).public_bytes(serialization.Encoding.DER)
+        assert side.getpeercert(binary_form=True) == sent
 
 
 def test_a_client_without_a_certificate_is_refused(federation: Any):
@@ -100,7 +103,7 @@ def test_an_expired_client_is_refused(found: Callable[..., Any]):
     own = found()
     server = own.member("hub", Role.COORDINATOR, f"{HOST}:1")
     home, request = own.request("silo-a")
-    home.certificate.write_text(own.bundle(request, 0)["certificate"])
+    home.certificate.write_text(own.bundle(request, timedelta())["certificate"])
     home.authority.write_bytes(own.authority.certificate.read_bytes())
     with pytest.raises(ssl.SSLError, match="certificate has expired"):
         shake(server_of(server), client_of(home))

@@ -354,3 +354,30 @@ def test_an_envelope_is_not_changed_by_being_sent():
     assert got.weights is not None
     got.weights[0] = 5
     assert weights.tolist() == [1, 1, 1]
+
+
+# -- packed updates
+
+
+@given(st.binary(min_size=1, max_size=200))
+def test_a_packed_update_arrives_as_it_was_sent(content: bytes):
+    packed = np.frombuffer(content, dtype=np.uint8)
+    got = travelled(Envelope({"a": 1}, packed=packed))
+    assert got.weights is None
+    assert got.packed is not None
+    assert (got.packed.tobytes(), got.packed.dtype, got.array_bytes) == (content, np.uint8, len(content))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stype"),
+    [("uint8", STYPE), ("float32", "concordat.packed"), ("int8", "concordat.packed"), (["uint8"], "concordat.packed")],
+)
+def test_bytes_that_say_they_are_something_else_are_refused(dtype: Any, stype: Any):
+    sent = objects(Envelope(packed=np.arange(8, dtype=np.uint8)))
+    contents = {item.object_id: item.content for item in sent}
+    (array,) = [key for key, content in contents.items() if content.startswith(b"Array ")]
+    head, _, body = contents[array].partition(b"\0")
+    described = json.dumps({**json.loads(body), "dtype": dtype, "stype": stype}).encode()
+    contents[array] = b" ".join([*head.split(b" ")[:2], str(len(described)).encode()]) + b"\0" + described
+    with pytest.raises(WireError, match=r"expected float32/concordat\.flat-float32 or uint8/concordat\.packed"):
+        envelope_of(sent[-1].object_id, contents)

@@ -8,7 +8,7 @@ import pytest
 from policies.document import json_schema
 from policies.model import SiloPolicy, load_policy
 from policies.rules import EVERY, RULES
-from policies.vocabulary import blocs, data_use
+from policies.vocabulary import blocs, data_use, identifier_classes, law_table, purpose_codes
 
 PAGE = Path(__file__).parents[2] / "docs" / "policy-reference.md"
 
@@ -52,11 +52,15 @@ def test_the_reference_has_every_field_and_no_other(page: str) -> None:
 def test_every_rule_is_in_the_reference_with_what_it_protects(page: str) -> None:
     for rule in RULES.values():
         stages = "every stage" if rule.stages == EVERY else ", ".join(rule.stages)
-        assert f"| `{rule.id}` | {stages} | {rule.protects} |\n" in page
+        mandatory = "yes" if rule.mandatory else ""
+        assert f"| `{rule.id}` | {stages} | {mandatory} | {rule.protects} |\n" in page
 
 
 def test_every_code_of_the_vocabularies_is_explained(page: str) -> None:
-    for code in [*blocs().blocs, *data_use().permissions]:
+    listed = [*blocs().blocs, *data_use().permissions, *identifier_classes().classes]
+    listed += [*purpose_codes("ehds").purposes, *purpose_codes("dpv").purposes]
+    listed += [code for code, law in law_table().laws.items() if law.until is None]
+    for code in listed:
         assert f"`{code}" in page, code
 
 

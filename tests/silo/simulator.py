@@ -6,36 +6,60 @@ import json
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from audit import keys as log_keys
-from audit.log import AuditLog
+from audit.entry import Event
+from audit.log import AuditLog, utc_now
+from audit.rollback import RollbackGuard
 from audit.verify import verify
+from audit.witness import Witness
 from coordinator.authority import Authority
+from coordinator.witnessing import Witnessing as HubWitnessing
 from federation.enrolment import join, log_origin, parse_request, request_enrolment
 from federation.home import Home
 from federation.identity import Role
 from federation.manifest import SignedManifest, accept_manifest
+from federation.receipts import (
+    RECEIPT,
+    RECEIPTS,
+    SILENT,
+    Shown,
+    beginning,
+    element,
+    extended,
+    sign_receipt,
+    step_of,
+)
 from federation.run import SignedRun, app_digest, sign_run
-from federation.wire import Envelope, Kind, Weights, weights_digest
-from policies.model import load_policy
+from federation.statistics.normalization import normalization_digest
+from federation.wire import EVIDENCE, Envelope, Kind, Weights, weights_digest
 from silo.channel import ChannelError, Frame, payload_of, receive, send
 from silo.gate.fleet import Task
 from silo.gate.handler import Handler, Parts
+from silo.gate.history import History
+from silo.gate.ledger import Ledger
+from silo.gate.policy_file import PolicyFile
+from silo.gate.witnessing import Witnessing
 from silo.gate.worker_link import WorkerLink
 
 SILO = "hospital-a"
 APP = b"the app bundle, which a gate hands on unopened"
 INITIAL: Weights = np.array([0.5, -0.5, 1.0, 2.0], dtype=np.float32)
+FINAL = np.array([0.1, 0.2, 0.3, 0.4], dtype=np.float32)
 METRICS = {"loss": 0.7, "auc": 0.8, "num_examples": 140.0}
 SECONDS = 20.0
 FLOWER_RUN = 7
+NO_LINK = "sha256:" + "0" * 64
+"""The link of a step that no test asked for."""
+MANY_STEPS = 100
 
 POLICY = f"""\
 apiVersion: concordat/v1
@@ -91,15 +115,15 @@ class Consortium:
         return sign_run(text, app, home.private_key(), home.certificate.read_bytes())
 
 
-def found_consortium(directory: Path) -> Consortium:
-    """Found a federation of a coordinator, an operator and two silos."""
+def found_consortium(directory: Path, others: Sequence[str] = ("hospital-b",)) -> Consortium:
+    """Found a federation of a coordinator, an operator, the silo under test and others."""
     authority = Authority(directory / "authority")
     editions = [authority.found("heart.example")]
     homes: dict[str, Home] = {}
     for name, role, country in (
         ("coordinator", Role.COORDINATOR, "DE"),
         ("operator", Role.OPERATOR, "DE"),
-        ("hospital-b", Role.SILO, "FR"),
+        *((other, Role.SILO, "FR") for other in others),
         (SILO, Role.SILO, "DE"),
     ):
         home = homes[name] = Home(directory / name)
@@ -109,6 +133,13 @@ def found_consortium(directory: Path) -> Consortium:
         editions.append(manifest)
         join(home, json.dumps(authority.bundle(certificate)).encode())
     return Consortium(authority, homes, editions)
+
+
+def open_log(home: Home, directory: Path) -> AuditLog:
+    """A member's log in a directory of the test's own."""
+    peer = home.identity()
+    origin = log_origin(peer.federation, peer.role, peer.name)
+    return AuditLog.open(directory, origin=origin, key=log_keys.load_key(home.log_key))
 
 
 class FakeNode:
@@ -195,7 +226,9 @@ def prepared(**changes: object) -> Frame:
 
 def trained(weights: Weights, **changes: object) -> Frame:
     """A worker's answer to a round."""
-    return Frame("trained", {"examples": 140, "metrics": METRICS, **changes}, payload_of(weights))
+    return Frame(
+        "trained", {"examples": 140, "metrics": METRICS, "steps": 5, "planned": 5, **changes}, payload_of(weights)
+    )
 
 
 @dataclass(frozen=True)
@@ -216,37 +249,128 @@ class GateBench:
     consortium: Consortium
     directory: Path
     seen_by_worker: list[tuple[str, LogState]] = field(default_factory=list)
+    ledger: Ledger | None = None
 
     def __post_init__(self) -> None:
         home = self.consortium.homes[SILO]
         self.peer = home.identity()
         self.audit = self.directory / "audit"
-        self.log = AuditLog.open(
-            self.audit,
-            origin=log_origin(self.peer.federation, self.peer.role, SILO),
-            key=log_keys.load_key(home.log_key),
-        )
+        self.log = open_log(home, self.audit)
+        self.guard = RollbackGuard(self.log, self.peer.uri)
+        self.witnessing = self.make_witnessing()
+        self.hub_log = open_log(self.consortium.homes["coordinator"], self.directory / "hub-audit")
+        self.hub_log.append(Event("coordinator", "coordinator.start", "home/coordinator"))
+        self.hub = self.make_hub(self.hub_log)
         self.socket = self.directory / "worker.sock"
         self.link = WorkerLink(self.socket)
         self.node = FakeNode()
         self.workers: list[PlayedWorker] = []
-        self.policy = load_policy(POLICY, source="policy.yaml")
-        self.handler = self.make_handler()
+        self.run = "run-1"
+        self.signed = self.consortium.sign()
+        self.receipt: Any = None
+        self.links: dict[int, str] = {}
+        self.published: dict[int, str] = {}
+        self.lost: set[str] = set()
+        self.policy_path = self.directory / "policy.yaml"
+        self.said: list[str] = []
+        self.history = History()
+        self.serve_policy(POLICY)
         self._messages = 0
 
-    def make_handler(self) -> Handler:
-        from coordinator.authority import load_certificate
+    def serve_policy(self, text: str, **parts: Any) -> None:
+        """Start over with a handler that serves this policy from its file."""
+        self.policy_path.write_text(text)
+        self.policy_file = PolicyFile(self.policy_path)
+        self.policy = self.policy_file.first()
+        self.handler = self.make_handler(**parts)
 
+    def make_witnessing(self) -> Witnessing:
+        key = log_keys.load_key(self.consortium.homes[SILO].log_key)
+
+        def record(action: str, **fields: Any) -> None:
+            self.log.append(Event(self.peer.uri, action, f"silo/{SILO}", **fields))
+
+        return Witnessing(
+            self.log,
+            Witness(self.audit / "witness", self.log.origin, key, utc_now),
+            self.guard,
+            self.consortium.manifest.federation,
+            record,
+        )
+
+    def make_hub(self, log: AuditLog) -> HubWitnessing:
+        """A coordinator's side of the evidence over a log of that key, such as a second one that it hides."""
+        key = log_keys.load_key(self.consortium.homes["coordinator"].log_key)
+
+        def record(action: str, **fields: Any) -> None:
+            log.append(Event("coordinator", action, "home/coordinator", **fields))
+
+        return HubWitnessing(
+            log,
+            Witness(log.folder / "witness", log.origin, key, utc_now),
+            RollbackGuard(log, "coordinator"),
+            lambda: self.consortium.manifest.federation,
+            record,
+        )
+
+    def evidence(self, kind: str, envelope: Envelope, hub: HubWitnessing | None = None) -> str:
+        """What an honest coordinator says of its log with a message: it publishes the model that it sends."""
+        hub, number, digest = hub or self.hub, envelope.config.get("round"), envelope.config.get("digest")
+        action = {Kind.TRAIN: "round.begin", Kind.EVALUATE: "evaluation.begin"}.get(kind)
+        event = None
+        if action is not None and type(number) is int and 0 <= number < 2**50:
+            norm = envelope.config.get("clip_norm")
+            detail = {"model": str(digest), **({} if norm is None else {"clip_norm": repr(norm)})}
+            if "normalization" in envelope.config:
+                detail["normalization"] = normalization_digest(str(envelope.config["normalization"]))
+            if "folded" in envelope.config:
+                detail["folded"] = str(envelope.config["folded"])
+            step = step_of(action, number)
+            said = {name: value for name, value in detail.items() if name != "model"}
+            self.published = {step: element(action, number, str(digest), said)}
+            if step > 1:
+                detail[SILENT] = self.shown(step).silent(self.silos)
+            event = Event("coordinator", action, f"run/{self.run}", run=self.run, round=number, detail=detail)
+        return hub.call([SILO], event, everyone=kind in {Kind.ADMIT, Kind.WITNESS, Kind.EVALUATE})
+
+    @property
+    def silos(self) -> list[str]:
+        """The silos of the run."""
+        silos = self.signed.document().model.silos
+        members = [member.name for member in self.consortium.manifest.federation.with_role(Role.SILO)]
+        return [name for name in members if silos == "all" or name in silos]
+
+    def shown(self, step: int) -> Shown:
+        """What an honest coordinator shows before a step: every silo that was not lost took what was published."""
+        base = 0 if step <= MANY_STEPS else step - 1
+        histories = [beginning(self.run, self.signed.digest)]
+        links = tuple(self.links.get(number, NO_LINK) for number in range(base + 1, step))
+        for link in links:
+            histories.append(extended(histories[-1], link))
+        receipts = {}
+        if step > 1:
+            homes = {name: self.consortium.homes[name] for name in self.silos if name in self.consortium.homes}
+            for name, home in homes.items():
+                if name not in self.lost:
+                    receipts[name] = sign_receipt(log_keys.load_key(home.log_key), step - 1, histories[-1])
+        return Shown(base, histories[0], links, receipts)
+
+    def make_handler(self, **parts: Any) -> Handler:
         home = self.consortium.homes[SILO]
         return Handler(
             Parts(
                 peer=self.peer,
-                authority=load_certificate(home.authority.read_bytes()),
                 policy=self.policy,
                 log=self.log,
                 link=self.link,
                 node=self.node,  # type: ignore[arg-type]
                 accept_manifest=lambda text, signature: accept_manifest(home, text, signature),
+                witnessing=self.witnessing,
+                sign_receipt=partial(sign_receipt, log_keys.load_key(home.log_key)),
+                policy_file=self.policy_file,
+                history=self.history,
+                say=self.said.append,
+                **{"ledger": self.ledger, **parts},
             )
         )
 
@@ -280,9 +404,23 @@ class GateBench:
         """Hand a message to the handler, as the gate does when one was pulled."""
         self._messages += 1
         message_id = str(self._messages)
+        if EVIDENCE not in envelope.config:
+            envelope = replace(envelope, config={**envelope.config, EVIDENCE: self.evidence(kind, envelope)})
+        number = envelope.config.get("round")
+        if kind in {Kind.TRAIN, Kind.EVALUATE} and type(number) is int and RECEIPTS not in envelope.config:
+            step = step_of("evaluation.begin" if kind == Kind.EVALUATE else "round.begin", number)
+            envelope = replace(envelope, config={**envelope.config, RECEIPTS: self.shown(step).dump()})
         self.node.envelopes[message_id] = envelope
         task = Task(kind, flower_run, message_id, None, None)  # type: ignore[arg-type]
-        return self.handler.handle(task)
+        answer = self.handler.handle(task)
+        config = dict(answer.config)
+        self.answered = str(config.pop(EVIDENCE))
+        self.receipt = config.pop(RECEIPT, None)
+        progress = self.history.of(self.run, self.signed.digest)
+        if progress is not None and self.published.keys() <= progress.taken.keys():
+            self.links = {**self.published, **self.links}  # an honest coordinator goes on from what was taken
+        self.hub.take(SILO, self.answered)
+        return replace(answer, config=config)
 
     def question(self, signed: SignedRun | None = None, **changes: str) -> Envelope:
         """The coordinator's question whether a run is admitted."""
@@ -298,7 +436,14 @@ class GateBench:
         )
 
     def admit(self, signed: SignedRun | None = None, flower_run: int = FLOWER_RUN, **changes: str) -> Envelope:
-        return self.ask(Kind.ADMIT, self.question(signed, **changes), flower_run)
+        signed = signed or self.consortium.sign()
+        answer = self.ask(Kind.ADMIT, self.question(signed, **changes), flower_run)
+        if answer.config.get("status") == "admitted":
+            run = changes.get("run_id", "run-1")
+            if (run, signed.digest) != (self.run, self.signed.digest):
+                self.links.clear()
+            self.run, self.signed = run, signed
+        return answer
 
     def round(self, number: int, weights: Weights = INITIAL, kind: str = Kind.TRAIN, **changes: Any) -> Envelope:
         """One round's message: the global model, its number and digest."""
@@ -308,6 +453,7 @@ class GateBench:
     def close(self) -> None:
         self.link.close()
         self.log.close()
+        self.hub_log.close()
         for worker in self.workers:
             assert worker.ended.wait(SECONDS), "the worker was not let go"
             if worker.failure is not None:
@@ -322,3 +468,24 @@ def listener(path: Path) -> Iterator[socket.socket]:
         sock.listen(8)
         sock.settimeout(60)
         yield sock
+
+
+def refused(answer: Envelope) -> str:
+    """The rule of a refusal."""
+    assert answer.config["status"] == "refused", answer.config
+    assert answer.weights is None
+    assert not answer.metrics
+    return str(answer.config["rule"])
+
+
+def failed(answer: Envelope) -> str:
+    """The reason of a failure."""
+    assert answer.config["status"] == "failed", answer.config
+    assert answer.weights is None
+    assert not answer.metrics
+    return str(answer.config["reason"])
+
+
+def last_before(bench: GateBench, op: str) -> list[dict[str, Any]]:
+    """For each time the worker was asked this: the newest entry that was then signed and on disk."""
+    return [state.entries[-1] for asked, state in bench.seen_by_worker if asked == op]

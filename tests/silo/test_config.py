@@ -17,6 +17,10 @@ policy: policy.yaml
 socket: run/worker.sock
 """
 
+LISTEN = """\
+listen: {address: "0.0.0.0:9551", certificate: tls/tls.crt, key: tls/tls.key, authority: tls/ca.crt, peer: worker}
+"""
+
 WORKER = """\
 apiVersion: concordat/v1
 kind: Worker
@@ -75,6 +79,19 @@ def test_a_csv_file_needs_no_more_than_its_path(place: Path) -> None:
         (load_silo_config, SILO + "data: /srv/t.csv\n", "config.yaml:5:1: .*data"),
         (load_silo_config, SILO.replace("policy:", "polcy:"), 'config.yaml:3:1: .*did you mean "policy"'),
         (load_silo_config, SILO + "worker_uid: -1\n", "config.yaml:5:13: "),
+        (
+            load_silo_config,
+            SILO.replace("socket: run/worker.sock\n", ""),
+            "either socket .* or listen",
+        ),
+        (load_silo_config, SILO + LISTEN, "config.yaml:4:9: .*either socket .one host. or listen"),
+        (
+            load_silo_config,
+            SILO.replace("socket: run/worker.sock\n", LISTEN) + "worker_uid: 7\n",
+            "config.yaml:5:13: .*no worker_uid beside listen",
+        ),
+        (load_silo_config, SILO + "place: {country: Germany}\n", "config.yaml:5:"),
+        (load_worker_config, WORKER + LISTEN.replace("listen", "connect"), "config.yaml:4:9: .*socket .* or connect"),
         (load_silo_config, WORKER, "config.yaml:2:7: .*Worker.*expected Silo"),
         (load_worker_config, WORKER + "policy: p.yaml\n", "config.yaml:9:1: .*policy"),
         (load_worker_config, WORKER + "threads: 0\n", "config.yaml:9:10: "),
@@ -110,3 +127,27 @@ def test_a_missing_file_and_one_that_is_no_text_are_one_sentence(place: Path, lo
     path.write_bytes(b"apiVersion: concordat/v1\nkind: \xff\n")
     with pytest.raises(DocumentError, match=r"config\.yaml:2:7: got the byte 0xff"):
         load(path)
+
+
+def test_an_end_of_the_channel_between_pods_has_its_files_beside_the_configuration(place: Path) -> None:
+    listen = load_silo_config(_write(place, SILO.replace("socket: run/worker.sock\n", LISTEN))).listen
+    assert listen is not None
+    assert (listen.address, listen.peer) == ("0.0.0.0:9551", "worker")
+    assert (listen.certificate, listen.key) == (place / "tls/tls.crt", place / "tls/tls.key")
+
+
+def test_the_gates_address_can_come_from_outside(place: Path) -> None:
+    text = WORKER.replace("socket: ../gate/worker.sock\n", LISTEN.replace("listen", "connect"))
+    config = load_worker_config(_write(place, text), "10.0.0.7:9551")
+    assert config.connect is not None
+    assert config.connect.address == "10.0.0.7:9551"
+    with pytest.raises(UsageError, match="expected host:port"):
+        load_worker_config(_write(place, text), "10.0.0.7")
+    with pytest.raises(UsageError, match="expected none"):
+        load_worker_config(_write(place, WORKER), "10.0.0.7:9551")
+
+
+@pytest.mark.parametrize("line", ["metrics: 9550", "metrics: here", "metrics: 0.0.0.0:0"])
+def test_an_address_for_metrics_that_is_none_is_refused(place: Path, line: str) -> None:
+    with pytest.raises((UsageError, DocumentError)):
+        load_silo_config(_write(place, SILO + line + "\n"))

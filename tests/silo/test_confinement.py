@@ -311,6 +311,31 @@ def test_what_was_allowed_works(confined: dict[str, Any]) -> None:
     assert confined["still_writable"] == 1
 
 
+GPU = """
+import silo.devices
+silo.devices.DEVICES = here / "dev"
+confine_files(runtime_paths(), [])
+def use(name):
+    descriptor = os.open(here / "dev" / name, os.O_RDWR)
+    return os.write(descriptor, b"x")
+done(gpu=attempt(lambda: use("nvidia0")), memory=attempt(lambda: use("nvidia-uvm")),
+     capability=attempt(lambda: use("nvidia-caps/nvidia-cap1")), disk=attempt(lambda: use("sda")),
+     made=attempt(lambda: (here / "dev" / "nvidia-caps" / "made").touch()),
+     removed=attempt(lambda: (here / "dev" / "nvidia-caps" / "nvidia-cap1").unlink()))
+"""
+
+
+@needs_landlock
+def test_a_gpus_nodes_can_be_used_and_no_other_device(tmp_path: Path) -> None:
+    """Files stand in for the nodes: the kernel decides on both by their path."""
+    (tmp_path / "dev" / "nvidia-caps").mkdir(parents=True)
+    for name in ("nvidia0", "nvidia-uvm", "nvidia-caps/nvidia-cap1", "sda"):
+        (tmp_path / "dev" / name).touch()
+    found = _child(GPU, tmp_path)
+    assert (found["gpu"], found["memory"], found["capability"]) == (1, 1, 1)
+    assert (found["disk"], found["made"], found["removed"]) == ("PermissionError",) * 3
+
+
 DROP = """
 def environment_of_parent(): return Path(f"/proc/{os.getppid()}/environ").read_bytes().decode("utf-8", "replace")
 confine_files(runtime_paths(), [here])
@@ -392,3 +417,18 @@ def test_what_a_kernel_refuses_is_said_in_capitals(
     before = _descriptors()
     assert confinement.confine_files([tmp_path, tmp_path / "absent"], [tmp_path]) == said
     assert _descriptors() == before, "a descriptor was left open"
+
+
+def test_a_network_namespace_with_loopback_alone_may_come_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a container without a network or a unit with PrivateNetwork has it, in which no further one can be made."""
+
+    class Refusing:
+        def unshare(self, _flags: int) -> int:
+            ctypes.set_errno(1)
+            return -1
+
+    monkeypatch.setattr(confinement, "_libc", Refusing())
+    monkeypatch.setattr(confinement, "network_interfaces", lambda: ["lo"])
+    assert confinement.leave_network() == "network namespace with loopback alone, given from outside"
+    monkeypatch.setattr(confinement, "network_interfaces", lambda: ["eth0", "lo"])
+    assert confinement.leave_network().startswith("NOT SEPARATED FROM THE NETWORK")

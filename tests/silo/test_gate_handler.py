@@ -18,9 +18,11 @@ from federation.errors import UnreachableError
 from federation.run import app_digest
 from federation.wire import Envelope, Kind, weights_digest
 from silo.channel import Frame
+from silo.constraint import Constraint
 
 from .simulator import (
     APP,
+    FINAL,
     INITIAL,
     METRICS,
     RUN,
@@ -30,33 +32,12 @@ from .simulator import (
     GateBench,
     LogState,
     PlayedWorker,
+    failed,
+    last_before,
     prepared,
+    refused,
     trained,
 )
-
-FINAL = np.array([0.1, 0.2, 0.3, 0.4], dtype=np.float32)
-
-
-def _refused(answer: Envelope) -> str:
-    """The rule of a refusal."""
-    assert answer.config["status"] == "refused", answer.config
-    assert answer.weights is None
-    assert not answer.metrics
-    return str(answer.config["rule"])
-
-
-def _failed(answer: Envelope) -> str:
-    """The reason of a failure."""
-    assert answer.config["status"] == "failed", answer.config
-    assert answer.weights is None
-    assert not answer.metrics
-    return str(answer.config["reason"])
-
-
-def _last_before(bench: GateBench, op: str) -> list[dict[str, Any]]:
-    """For each time the worker was asked this: the newest entry that was then signed and on disk."""
-    return [state.entries[-1] for asked, state in bench.seen_by_worker if asked == op]
-
 
 # -- a full life
 
@@ -70,6 +51,7 @@ def test_a_full_life_is_recorded_in_order_and_every_decision_before_its_act(benc
         "examples": 140,
         "shapes": '[{"name": "dense", "shape": [4]}]',
         "initial_digest": weights_digest(INITIAL),
+        "policy": bench.handler.policy.digest,
     }
     assert bench.node.fetched_apps == [app_digest(APP).removeprefix("sha256:")]
     assert bench.last["action"] == "view.build"
@@ -82,7 +64,8 @@ def test_a_full_life_is_recorded_in_order_and_every_decision_before_its_act(benc
     model = INITIAL
     for number in (1, 2):
         answer = bench.round(number, model)
-        assert answer.config == {"status": "ok", "examples": 140}
+        policy = bench.handler.policy.digest
+        assert answer.config == {"status": "ok", "examples": 140, "steps": 5, "planned": 5, "policy": policy}
         assert answer.metrics == METRICS
         assert (bench.last["action"], bench.last["decision"]) == ("round.egress", "allow")
         assert answer.weights is not None
@@ -123,7 +106,7 @@ def test_a_full_life_is_recorded_in_order_and_every_decision_before_its_act(benc
         ("train", "round.ingress", 2),
         ("evaluate", "round.ingress", 3),
     ]
-    assert [entry["detail"]["model"] for entry in _last_before(bench, "train")] == [
+    assert [entry["detail"]["model"] for entry in last_before(bench, "train")] == [
         weights_digest(INITIAL),
         weights_digest(INITIAL + 1),
     ]
@@ -149,7 +132,10 @@ def test_what_an_admission_binds_is_in_its_entry(bench: GateBench, consortium: C
         "columns": "age,sex,sick",
         "rows": 200,
         "dropped_rows": 3,
+        "withheld_rows": 0,
+        "constraint": Constraint(("age", "sex", "sick")).digest,
         "view": "sha256:" + "a" * 64,
+        "sockets": "not told",
         "location": "policy.yaml:1:1",
     }
 
@@ -165,6 +151,8 @@ def test_what_leaves_is_in_its_entry_and_the_metrics_beside_it(bench: GateBench)
         "norm_micro": 5_000_000,
         "bytes": 16,
         "examples": 140,
+        "steps": 5,
+        "steps_planned": 5,
         "location": "policy.yaml:1:1",
     }
     assert bench.payload(entry) == {"metrics": METRICS}
@@ -175,7 +163,7 @@ def test_what_leaves_is_in_its_entry_and_the_metrics_beside_it(bench: GateBench)
 def test_the_worker_gets_the_signed_run_and_the_approved_app(bench: GateBench) -> None:
     worker = bench.work()
     bench.admit()
-    assert worker.frames[0].fields == {"run": RUN}
+    assert worker.frames[0].fields == {"run": RUN, "view": Constraint(("age", "sex", "sick")).fields()}
     assert bytes(worker.frames[0].payload) == APP
 
 
@@ -195,7 +183,7 @@ def test_the_worker_gets_the_signed_run_and_the_approved_app(bench: GateBench) -
 def test_a_run_that_the_policy_does_not_allow_is_refused(bench: GateBench, old: str, new: str, rule: str) -> None:
     worker = bench.work()
     answer = bench.admit(bench.consortium.sign(RUN.replace(old, new)))
-    assert _refused(answer) == rule
+    assert refused(answer) == rule
     assert str(answer.config["location"]).startswith("policy.yaml:")
     assert answer.config["reason"]
     assert answer.config["remedy"]
@@ -207,7 +195,7 @@ def test_a_run_that_the_policy_does_not_allow_is_refused(bench: GateBench, old: 
 
 def test_an_app_that_was_not_approved_is_not_even_fetched(bench: GateBench) -> None:
     worker = bench.work()
-    assert _refused(bench.admit(bench.consortium.sign(app=b"another app"))) == "apps.allow"
+    assert refused(bench.admit(bench.consortium.sign(app=b"another app"))) == "apps.allow"
     assert (worker.asked, bench.node.fetched_apps) == ([], [])
 
 
@@ -253,7 +241,7 @@ def _tampered(bench: GateBench, foreign: Consortium) -> dict[str, dict[str, Any]
 def test_what_is_not_signed_as_it_must_be_is_refused(bench: GateBench, foreign: Consortium, name: str) -> None:
     changes = _tampered(bench, foreign)[name]
     worker = bench.work()
-    assert _refused(bench.admit(**changes)) == "run.signature"
+    assert refused(bench.admit(**changes)) == "run.signature"
     assert (worker.asked, bench.node.fetched_apps) == ([], [])
     (entry,) = bench.state().entries
     assert (entry["action"], entry["decision"], entry["rule"]) == ("message.refused", "deny", "run.signature")
@@ -262,7 +250,7 @@ def test_what_is_not_signed_as_it_must_be_is_refused(bench: GateBench, foreign: 
 def test_a_signed_run_with_an_unknown_field_is_refused(bench: GateBench) -> None:
     worker = bench.work()
     answer = bench.admit(bench.consortium.sign(RUN + "priority: high\n"))
-    assert _refused(answer) == "run.document"
+    assert refused(answer) == "run.document"
     assert "run.yaml:11:1" in str(answer.config["reason"])
     assert worker.asked == []
 
@@ -272,7 +260,7 @@ def test_a_question_without_one_of_its_fields_fails(bench: GateBench, missing: s
     worker = bench.work()
     question = bench.question()
     envelope = Envelope({name: value for name, value in question.config.items() if name != missing})
-    assert missing in _failed(bench.ask(Kind.ADMIT, envelope))
+    assert missing in failed(bench.ask(Kind.ADMIT, envelope))
     assert worker.asked == []
     assert bench.last["action"] == "message.failed"
 
@@ -282,11 +270,11 @@ def test_a_question_without_one_of_its_fields_fails(bench: GateBench, missing: s
 
 def test_too_few_rows_are_refused_and_the_worker_let_go(bench: GateBench) -> None:
     worker = bench.work(prepare=lambda _: prepared(rows=49))
-    assert _refused(bench.admit()) == "datasets.rows.minimum"
+    assert refused(bench.admit()) == "datasets.rows.minimum"
     assert worker.ended.wait(SECONDS), "a worker that holds a refused view is let go"
     entry = bench.last
     assert (entry["action"], entry["decision"], entry["detail"]["rows"]) == ("view.build", "deny", 49)
-    assert _refused(bench.round(1)) == "run.unknown"
+    assert refused(bench.round(1)) == "run.unknown"
 
 
 @pytest.mark.parametrize(
@@ -300,17 +288,16 @@ def test_too_few_rows_are_refused_and_the_worker_let_go(bench: GateBench) -> Non
         pytest.param(prepared(dropped=[]), id="says a list of dropped rows"),
         pytest.param(prepared(rows=2**60), id="says rows that no entry holds"),
         pytest.param(prepared(view_digest="x" * 70_000), id="says a digest that no entry holds"),
-        pytest.param(None, id="dies"),
     ],
 )
 def test_a_worker_that_cannot_prepare_fails_the_run_and_a_fresh_one_serves_the_next(
-    bench: GateBench, answer: Frame | None
+    bench: GateBench, answer: Frame
 ) -> None:
     worker = bench.work(prepare=lambda _: answer)
-    assert _failed(bench.admit())
+    assert failed(bench.admit())
     assert worker.ended.wait(SECONDS), "a worker serves one run: a failed one is of no more use"
     assert bench.last["action"] == "message.failed"
-    assert _refused(bench.round(1)) == "run.unknown"
+    assert refused(bench.round(1)) == "run.unknown"
     fresh = bench.work()
     assert bench.admit().config["status"] == "admitted"
     assert fresh.asked == ["prepare"]
@@ -322,10 +309,10 @@ def test_a_worker_that_cannot_prepare_fails_the_run_and_a_fresh_one_serves_the_n
 @pytest.mark.parametrize("kind", [Kind.INITIAL, Kind.TRAIN, Kind.EVALUATE])
 def test_a_run_that_was_not_admitted_is_refused(bench: GateBench, kind: str) -> None:
     worker = bench.work()
-    assert _refused(bench.round(1, kind=kind)) == "run.unknown"
+    assert refused(bench.round(1, kind=kind)) == "run.unknown"
     bench.admit()
     answer = bench.ask(kind, Envelope({"round": 1, "digest": weights_digest(INITIAL)}, weights=INITIAL), flower_run=8)
-    assert _refused(answer) == "run.unknown"
+    assert refused(answer) == "run.unknown"
     assert worker.asked == ["prepare"]
     assert [e["action"] for e in bench.state().entries if e["decision"] == "deny"] == ["message.refused"] * 2
 
@@ -334,7 +321,7 @@ def test_a_run_that_was_not_admitted_is_refused(bench: GateBench, kind: str) -> 
 def test_a_message_of_unknown_kind_is_refused(bench: GateBench, kind: str) -> None:
     worker = bench.work()
     bench.admit()
-    assert _refused(bench.ask(kind, Envelope())) == "default-deny"
+    assert refused(bench.ask(kind, Envelope())) == "default-deny"
     assert worker.asked == ["prepare"]
     entry = bench.last
     assert (entry["action"], entry["decision"]) == ("message.refused", "deny")
@@ -345,8 +332,8 @@ def test_a_message_of_unknown_kind_is_refused(bench: GateBench, kind: str) -> No
 def test_a_refused_run_does_not_end_the_one_that_runs(bench: GateBench) -> None:
     worker = bench.work()
     bench.admit()
-    refused = bench.consortium.sign(RUN.replace("purpose: HMB", "purpose: POA"))
-    assert _refused(bench.admit(refused, flower_run=8, run_id="run-2")) == "purposes.allow"
+    other = bench.consortium.sign(RUN.replace("purpose: HMB", "purpose: POA"))
+    assert refused(bench.admit(other, flower_run=8, run_id="run-2")) == "purposes.allow"
     assert bench.round(1).config["status"] == "ok"
     assert worker.asked == ["prepare", "train"]
 
@@ -377,7 +364,7 @@ def test_an_admitted_run_takes_the_place_of_the_one_before(bench: GateBench) -> 
         ("run.leave", "run-1"),
         ("view.build", "run-2"),
     ]
-    assert _refused(bench.round(1)) == "run.unknown"
+    assert refused(bench.round(1)) == "run.unknown"
 
 
 # -- the initial model
@@ -386,7 +373,7 @@ def test_an_admitted_run_takes_the_place_of_the_one_before(bench: GateBench) -> 
 def test_an_initial_model_other_than_the_admitted_one_stays(bench: GateBench) -> None:
     bench.work(initial=lambda _: trained(INITIAL + 1))
     bench.admit()
-    assert _refused(bench.ask(Kind.INITIAL, Envelope())) == "initial.seeded"
+    assert refused(bench.ask(Kind.INITIAL, Envelope())) == "initial.seeded"
     assert bench.last["action"] == "message.refused"
 
 
@@ -394,228 +381,8 @@ def test_a_wild_initial_model_stays(bench: GateBench) -> None:
     wild = np.array([1, math.nan, 1, 1], dtype=np.float32)
     bench.work(prepare=lambda _: prepared(initial_digest=weights_digest(wild)), initial=lambda _: trained(wild))
     bench.admit()
-    assert _refused(bench.ask(Kind.INITIAL, Envelope())) == "ingress.finite"
+    assert refused(bench.ask(Kind.INITIAL, Envelope())) == "ingress.finite"
     assert (bench.last["action"], bench.last["decision"]) == ("initial.release", "deny")
-
-
-# -- rounds: what comes in
-
-
-@pytest.mark.parametrize(
-    ("number", "weights", "rule"),
-    [
-        (0, INITIAL, "ingress.round"),
-        (4, INITIAL, "ingress.round"),
-        (1, INITIAL[:3], "ingress.shape"),
-        (1, np.tile(INITIAL, 2), "ingress.shape"),
-        (1, np.array([1, 2, math.nan, 4], dtype=np.float32), "ingress.finite"),
-        (1, np.array([1, 2, math.inf, 4], dtype=np.float32), "ingress.finite"),
-    ],
-)
-@pytest.mark.parametrize("kind", [Kind.TRAIN, Kind.EVALUATE])
-def test_a_model_that_may_not_come_in_does_not_reach_the_worker(
-    bench: GateBench, kind: str, number: int, weights: Any, rule: str
-) -> None:
-    worker = bench.work()
-    bench.admit()
-    assert _refused(bench.round(number, weights, kind)) == rule
-    entry = bench.last
-    assert (entry["action"], entry["decision"], entry["rule"]) == ("round.ingress", "deny", rule)
-    assert entry["detail"]["model"] == weights_digest(weights)
-    assert bench.round(1).config["status"] == "ok", "the round can still be run with a good model"
-    assert worker.asked == ["prepare", "train"]
-
-
-def test_a_model_other_than_its_digest_says_does_not_reach_the_worker(bench: GateBench) -> None:
-    worker = bench.work()
-    bench.admit()
-    assert "got a model with digest" in _failed(bench.round(1, digest=weights_digest(INITIAL + 1)))
-    assert "digest" in _failed(bench.ask(Kind.TRAIN, Envelope({"round": 1}, weights=INITIAL)))
-    assert "without a model" in _failed(bench.ask(Kind.TRAIN, Envelope({"round": 1, "digest": ""})))
-    assert "round" in _failed(bench.round(1, round="1"))
-    assert "round" in _failed(bench.round(1, round=True))
-    assert worker.asked == ["prepare"]
-    assert bench.state().actions[2:] == ["message.failed"] * 5
-
-
-@pytest.mark.parametrize("number", [-1, 2**62])
-def test_a_round_number_that_no_entry_holds_does_not_stop_the_gate(bench: GateBench, number: int) -> None:
-    worker = bench.work()
-    bench.admit()
-    assert bench.round(number).config["status"] in {"refused", "failed"}
-    assert bench.round(1).config["status"] == "ok"
-    assert worker.asked == ["prepare", "train"]
-
-
-def test_a_round_is_trained_once(bench: GateBench) -> None:
-    worker = bench.work()
-    bench.admit()
-    assert bench.round(2).config["status"] == "ok"
-    for number in (2, 1):
-        assert f"got round {number}, expected one after 2" in _failed(bench.round(number))
-    assert worker.asked == ["prepare", "train"]
-    assert bench.round(3).config["status"] == "ok"
-
-
-# -- rounds: what goes out
-
-
-@pytest.mark.parametrize(
-    ("answer", "rule"),
-    [
-        (trained(np.array([1, math.nan, 1, 1], dtype=np.float32)), "egress.update.finite"),
-        (trained(np.array([1, math.inf, 1, 1], dtype=np.float32)), "egress.update.finite"),
-        (trained(INITIAL[:3]), "egress.update.shape"),
-        (trained(np.tile(INITIAL, 1000)), "egress.update.shape"),
-        (trained(INITIAL, metrics={**METRICS, "accuracy": 0.9}), "egress.metrics.declared"),
-        (trained(INITIAL, metrics={"patient-4711": 1.0}), "egress.metrics.declared"),
-        (trained(INITIAL, metrics={f"m{n}": 1.0 for n in range(2000)}), "egress.metrics.declared"),
-        (trained(INITIAL, metrics={"loss": math.nan}), "egress.metrics.finite"),
-        (trained(INITIAL, metrics={"loss": math.inf, "auc": -math.inf}), "egress.metrics.finite"),
-    ],
-)
-def test_a_reply_that_may_not_leave_stays(bench: GateBench, answer: Frame, rule: str) -> None:
-    bench.work(train=lambda _: answer)
-    bench.admit()
-    assert _refused(bench.round(1)) == rule
-    entry = bench.last
-    assert (entry["action"], entry["decision"], entry["rule"]) == ("round.egress", "deny", rule)
-    assert bench.round(2).config["status"] == "refused", "the gate lives on"
-
-
-def test_metrics_that_are_no_numbers_are_recorded_as_words(bench: GateBench) -> None:
-    bench.work(train=lambda _: trained(INITIAL, metrics={"loss": math.nan, "auc": math.inf, "num_examples": 3}))
-    bench.admit()
-    bench.round(1)
-    assert bench.payload(bench.last) == {"metrics": {"loss": "nan", "auc": "inf", "num_examples": 3.0}}
-
-
-@pytest.mark.parametrize("facts", [{"examples": 19}, {"validation": 19}])
-def test_a_reply_on_too_few_examples_stays(bench: GateBench, facts: dict[str, int]) -> None:
-    bench.work(prepare=lambda _: prepared(**facts))
-    bench.admit()
-    assert _refused(bench.round(1)) == "egress.metrics.minimum_count"
-    assert _refused(bench.round(3, kind=Kind.EVALUATE)) == "egress.metrics.minimum_count"
-    assert bench.last["action"] == "evaluation.egress"
-
-
-def test_an_update_above_the_bound_is_clipped_and_the_log_says_so(bench: GateBench) -> None:
-    update = np.array([30, 40, 0, 0], dtype=np.float32)
-    bench.work(train=lambda _: trained(INITIAL + update))
-    bench.admit()
-    answer = bench.round(1)
-    assert answer.config["status"] == "ok"
-    assert answer.weights is not None
-    sent = answer.weights - INITIAL
-    assert np.linalg.norm(sent) <= 10.0
-    np.testing.assert_allclose(sent, [6, 8, 0, 0], rtol=1e-4)
-    entry = bench.last
-    assert (entry["decision"], entry["rule"]) == ("allow", "egress.update.max_norm")
-    assert entry["reason"] == "the update's norm of 50 is clipped to 10"
-    assert entry["detail"]["norm_micro"] == 50_000_000
-    assert entry["detail"]["update"] == weights_digest(answer.weights), "the digest is that of what was sent"
-    assert entry["detail"]["location"].startswith("policy.yaml:20:")
-
-
-def test_an_update_of_absurd_length_is_clipped_too(bench: GateBench) -> None:
-    bench.work(train=lambda _: trained(INITIAL + np.float32(1e10)))
-    bench.admit()
-    answer = bench.round(1)
-    assert answer.config["status"] == "ok"
-    assert answer.weights is not None
-    assert np.linalg.norm(answer.weights.astype(np.float64) - INITIAL) <= 10.0
-    assert bench.last["detail"]["norm_micro"] == -1
-
-
-def test_the_metrics_of_an_evaluation_pass_the_same_rules(bench: GateBench) -> None:
-    bench.work(evaluate=lambda _: Frame("evaluated", {"metrics": {"accuracy": 0.5}}))
-    bench.admit()
-    assert _refused(bench.round(3, kind=Kind.EVALUATE)) == "egress.metrics.declared"
-    assert bench.last["action"] == "evaluation.egress"
-
-
-# -- a worker that fails
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        pytest.param(Frame("error", {"message": "training raised ValueError"}), id="says so"),
-        pytest.param(Frame("error", {"message": ""}), id="says so without a word"),
-        pytest.param(Frame("trained", {"examples": 140, "metrics": METRICS}), id="sends no weights"),
-        pytest.param(Frame("trained", {"examples": 140, "metrics": METRICS}, b"abcde"), id="sends half a number"),
-        pytest.param(trained(INITIAL, metrics=None), id="sends no metrics"),
-        pytest.param(trained(INITIAL, metrics=[0.5]), id="sends a list of metrics"),
-        pytest.param(trained(INITIAL, metrics={"loss": "low"}), id="sends metrics in words"),
-        pytest.param(trained(INITIAL, metrics={"loss": [1]}), id="sends a list for a metric"),
-        pytest.param(trained(INITIAL, metrics={"loss": 10**400}), id="sends a metric beyond floats"),
-        pytest.param(trained(INITIAL, metrics={"x" * 2_000_000: 1.0}), id="sends a name that no log holds"),
-        pytest.param(None, id="dies"),
-    ],
-)
-def test_a_worker_that_fails_is_a_failed_round_and_the_gate_lives_on(bench: GateBench, answer: Frame | None) -> None:
-    bench.work(train=lambda _: answer)
-    bench.admit()
-    assert len(_failed(bench.round(1))) <= 1000
-    entry = bench.last
-    assert (entry["action"], entry["decision"], entry["detail"]) == ("message.failed", "record", {"kind": "train"})
-    assert entry["run"] == "run-1"
-    assert _refused(bench.ask("unknown", Envelope())) == "default-deny"
-
-
-@pytest.mark.parametrize("claimed", [None, -1, 1.5, 1, 10**30])
-def test_the_examples_of_a_reply_are_those_of_the_view_whatever_a_worker_says(
-    bench: GateBench, claimed: object
-) -> None:
-    bench.work(train=lambda _: trained(INITIAL, examples=claimed))
-    admitted = bench.admit()
-    answer = bench.round(1)
-    assert answer.number("examples") == admitted.number("examples")
-    assert bench.last["detail"]["examples"] == admitted.number("examples")
-
-
-@pytest.mark.parametrize("number", [1, 2])
-def test_a_model_is_evaluated_after_the_last_round_only(bench: GateBench, number: int) -> None:
-    """Else a coordinator could try any number of crafted models on a silo's validation rows."""
-    worker = bench.work()
-    bench.admit()
-    assert _refused(bench.round(number, kind=Kind.EVALUATE)) == "run.evaluation"
-    assert worker.asked == ["prepare"]
-
-
-def test_a_second_evaluation_is_refused(bench: GateBench) -> None:
-    bench.work()
-    bench.admit()
-    assert bench.round(3, kind=Kind.EVALUATE).config["status"] == "ok"
-    assert _refused(bench.round(3, kind=Kind.EVALUATE)) == "run.unknown"
-
-
-def test_a_worker_that_died_is_replaced_within_the_run(bench: GateBench) -> None:
-    bench.work(train=lambda _: None)
-    bench.admit()
-    assert "the worker went away during train" in _failed(bench.round(1))
-    fresh = bench.work()
-    assert bench.round(2).config["status"] == "ok"
-    assert fresh.asked == ["prepare", "train"]
-    assert bench.state().actions == [
-        "run.admit",
-        "view.build",
-        "round.ingress",
-        "message.failed",
-        "round.ingress",
-        "view.build",
-        "round.egress",
-    ]
-
-
-def test_the_view_of_a_worker_that_replaces_another_is_decided_on_too(bench: GateBench) -> None:
-    bench.work(train=lambda _: None)
-    bench.admit()
-    bench.round(1)
-    fresh = bench.work(prepare=lambda _: prepared(rows=10))
-    assert _refused(bench.round(2)) == "datasets.rows.minimum"
-    assert fresh.ended.wait(SECONDS)
-    assert fresh.asked == ["prepare"]
 
 
 # -- no record, no action

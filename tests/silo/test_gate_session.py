@@ -145,7 +145,7 @@ def test_other_facts_of_admission(consortium: Consortium) -> None:
     ],
 )
 def test_a_view(run: dict[str, Any], rows: int, rule: str) -> None:
-    decision = decide_view(POLICY_DOCUMENT, _run(**run), rows, NOW)
+    decision = decide_view(POLICY_DOCUMENT, _run(**run), Prepared(rows, 1, 1, "", "", 4, ""), NOW)
     assert decision.rule == rule
     assert decision.allowed == (rule == "view.allow")
 

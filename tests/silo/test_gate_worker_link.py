@@ -16,7 +16,8 @@ from typing import TypeVar
 import pytest
 
 from silo.channel import ChannelError, Frame, receive, send
-from silo.gate.worker_link import WorkerError, WorkerLink, peer_uid
+from silo.gate.worker_link import WorkerError, WorkerLink
+from silo.transport import peer_uid
 
 from .simulator import SECONDS, PlayedWorker
 

@@ -125,8 +125,10 @@ PARAMETERS = 30 * 32 + 32 + 32 * 16 + 16 + 16 + 1
 
 
 def test_a_run_from_hello_to_its_evaluation(site: Site) -> None:
-    connection, hello, _ = site.accept()
+    connection, hello, trainer = site.accept()
     with closing(connection):
+        template = Path(f"/proc/{trainer}/stat").read_text().rpartition(")")[2].split()[1]
+        assert len(list(Path(f"/proc/{template}/task").iterdir())) == 1, "a fork takes along one thread alone"
         assert hello.op == "hello"
         assert hello.fields["datasets"] == ["archive", "wisconsin"]
         assert hello.fields["network"].startswith(("empty network namespace", "NOT SEPARATED"))
@@ -270,6 +272,7 @@ def probe():
     attempt("list_gate", lambda: os.listdir(os.path.dirname(KEY)))
     attempt("write_outside", lambda: open(OUTSIDE, "w").write("x"))
     attempt("parent_environment", lambda: open(f"/proc/{{os.getppid()}}/environ", "rb").read())
+    attempt("worker_environment", lambda: open("/proc/{worker}/environ", "rb").read())
     attempt("gate_environment", lambda: open("/proc/{gate}/environ", "rb").read())
     attempt("parent_memory", lambda: open(f"/proc/{{os.getppid()}}/mem", "rb").read(1))
     attempt("tcp", lambda: connect(socket.AF_INET, ("127.0.0.1", PORT)))
@@ -330,6 +333,7 @@ def test_an_app_that_means_ill_reaches_nothing(site: Site) -> None:
             port=tcp.getsockname()[1],
             abstract=abstract,
             gate=os.getpid(),
+            worker=site.child.pid,
         )
         bundle = io.BytesIO()
         with zipfile.ZipFile(bundle, "w") as archive:

@@ -16,7 +16,7 @@ def build_model(features: int) -> keras.Model:
             keras.Input((features,)),
             keras.layers.Normalization(mean=MIDDLE, variance=[spread**2 for spread in SPREAD]),
             keras.layers.Dense(16, activation="relu", kernel_regularizer=keras.regularizers.L2(1e-3)),
-            keras.layers.Dense(1, activation="sigmoid"),
+            keras.layers.Dense(1, activation="sigmoid", dtype="float32"),
         ]
     )
     model.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9), loss="binary_crossentropy")

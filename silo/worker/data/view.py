@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class PolicyView:
     dropped: int
     """Rows left out because a value was missing in one of the columns."""
     digest: str
-    """SHA-256 over the columns' names and the values of the view, in order."""
+    """SHA-256 over the columns' names and the values of the view, in order; over contract and rows too, if any."""
 
     @property
     def rows(self) -> int:
@@ -35,8 +36,13 @@ class PolicyView:
         return len(self.train_x) + len(self.validation_x)
 
 
-def read_columns(source: CsvSource | ParquetSource, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Read these columns of a source, and no others, as numbers; missing values are NaN. Raises DataError."""
+def read_columns(
+    source: CsvSource | ParquetSource, columns: tuple[str, ...], free: Collection[str] = ()
+) -> pd.DataFrame:
+    """Read these columns of a source, and no others; missing values are NaN. Raises DataError.
+
+    Every column must hold numbers, but for those in `free`, which are read as they are (from CSV as text).
+    """
     try:
         if isinstance(source, ParquetSource):
             frame = _read_parquet(source.path, columns)
@@ -50,6 +56,7 @@ def read_columns(source: CsvSource | ParquetSource, columns: tuple[str, ...]) ->
                 index_col=False,  # else a row longer than the header shifts every column by one
                 na_values=list(source.missing),
                 keep_default_na=False,
+                dtype=dict.fromkeys(free, "str"),
                 skipinitialspace=True,
             )
         frame = frame[list(columns)]
@@ -61,7 +68,7 @@ def read_columns(source: CsvSource | ParquetSource, columns: tuple[str, ...]) ->
         raise DataError(
             f"the data source has not the columns or the form the run needs: {type(error).__name__}"
         ) from None
-    not_numbers = [name for name in columns if not pd.api.types.is_numeric_dtype(frame[name])]
+    not_numbers = [name for name in columns if name not in free and not pd.api.types.is_numeric_dtype(frame[name])]
     if not_numbers:
         raise DataError(f"column {not_numbers[0]} holds text, expected numbers; declare its missing-value codes")
     return frame
@@ -77,24 +84,48 @@ def _read_parquet(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 def build_view(frame: pd.DataFrame, run: Run, silo: str) -> PolicyView:
     """Drop incomplete rows and split the rest by the run's seed, the classes in the same share on both sides.
 
+    In a run with privacy each row's side depends on its place in the source and on nothing else, so that no row decides
+    whether another is trained on.
+
     Deterministic for a run's seed, a silo's name and the source's rows. Raises DataError where a side would be empty.
     """
-    complete = frame.dropna(axis="index")
+    kept = frame.notna().all(axis="columns").to_numpy(dtype=bool)
+    complete = frame[kept]
     features = complete[list(run.features)].to_numpy(dtype=np.float32)
     labels = (complete[run.label.column].to_numpy(dtype=np.float64) > run.label.positive_above).astype(np.float32)
+    return split_view(features, labels, run, silo, kept)
+
+
+def split_view(
+    features: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.float32],
+    run: Run,
+    silo: str,
+    kept: npt.NDArray[np.bool_],
+    basis: bytes = b"",
+) -> PolicyView:
+    """Split complete rows by the run's seed; `basis` is what else the view's digest covers. Raises DataError.
+
+    Features are (rows, columns), labels (rows,) of 0 and 1; `kept` says for each row of the source that was not
+    withheld whether it is among them.
+    """
     generator = np.random.default_rng([run.seed, int.from_bytes(hashlib.sha256(silo.encode()).digest()[:8])])
-    chosen = _stratified(labels, run.validation.fraction, generator)
+    if run.privacy is None:
+        chosen = _stratified(labels, run.validation.fraction, generator)
+    else:
+        chosen = (generator.random(len(kept)) < run.validation.fraction)[kept]
     if not 0 < chosen.sum() < len(labels):
         raise DataError(f"the view has {len(labels)} complete rows, too few to train and to validate")
     digest = hashlib.sha256("\0".join(run.columns).encode())
+    digest.update(basis)
     for array in (features, labels, chosen):
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).data.cast("B"))
     return PolicyView(
         train_x=features[~chosen],
         train_y=labels[~chosen, None],
         validation_x=features[chosen],
         validation_y=labels[chosen, None],
-        dropped=len(frame) - len(complete),
+        dropped=len(kept) - len(labels),
         digest="sha256:" + digest.hexdigest(),
     )
 

@@ -1,0 +1,86 @@
+"""What every command here shares: arguments, errors as one sentence, text that cannot steer a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Directory = Annotated[str, typer.Argument(metavar="DIR", help="Directory of a log: checkpoint, log.vkey, segments/.")]
+Directories = Annotated[list[str], typer.Argument(metavar="DIR...", help="Directories of logs, one for each party.")]
+Key = Annotated[
+    str | None,
+    typer.Option(metavar="VKEY_OR_FILE", help="Verifier key, or a file with it, from a source you trust."),
+]
+Keys = Annotated[
+    list[str] | None,
+    typer.Option("--key", metavar="VKEY_OR_FILE", help="Verifier key of one of the logs; may be given several times."),
+]
+
+COLOURS = {"allow": "green", "deny": "red", "record": "cyan"}
+
+
+def printable(text: str) -> str:
+    """The text with what could steer a terminal or break the line written out as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def stop(message: str, *, status: int) -> NoReturn:
+    """End with one sentence on standard error."""
+    typer.echo(f"Error: {message}", err=True)
+    raise typer.Exit(status)
+
+
+@contextlib.contextmanager
+def sentences() -> Iterator[None]:
+    """Turn this package's errors, and those of files, into one sentence and an exit status."""
+    from audit.errors import AuditError
+    from audit.query import SelectionError
+    from audit.verify import VerificationFailure
+
+    try:
+        yield
+    except SelectionError as error:
+        stop(printable(str(error)), status=2)
+    except (AuditError, VerificationFailure) as error:
+        stop(printable(str(error)), status=1)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        stop(f"cannot use {error.filename or 'a file'}: {error.strerror or error}", status=1)
+
+
+def check_directory(directory: str) -> None:
+    """Stop unless there is such a directory."""
+    from pathlib import Path
+
+    if not Path(directory).is_dir():
+        stop(f"{directory} is not a directory: give the directory of a log", status=2)
+
+
+def read_key(argument: str) -> str:
+    """A verifier key given as itself, or as a file that holds it."""
+    from pathlib import Path
+
+    from audit.verify import VerificationFailure, parse_vkey
+
+    try:
+        path = Path(argument)
+        if path.is_file():
+            with path.open(encoding="ascii", errors="replace") as file:
+                argument = file.read(1024).strip()
+        parse_vkey(argument)
+    except VerificationFailure as failure:
+        stop(printable(str(failure)), status=2)
+    except OSError as error:
+        stop(f"cannot read {argument}: {error.strerror}", status=2)
+    return argument
+
+
+def read_keys(arguments: list[str] | None) -> list[str]:
+    """Several verifier keys, each as itself or as a file."""
+    return [read_key(argument) for argument in arguments or []]

@@ -1,0 +1,1 @@
+"""What may be wrong with an installation, found before it goes wrong; each finding with a remedy."""

@@ -1,0 +1,66 @@
+"""Rules on differential privacy and secure aggregation."""
+
+from policies.rules.rule import Rule
+
+TABLE = (
+    Rule(
+        "privacy.mode",
+        ("admission", "egress"),
+        "The run trains with the privacy asked for",
+        "One person's record leaves hardly a trace in the model.",
+        "{found}; the policy needs differential privacy of {mode}",
+        "set privacy.mode in the run to the policy's",
+        ("privacy", "mode"),
+        mandatory=True,
+    ),
+    Rule(
+        "privacy.clip_norm",
+        ("admission",),
+        "Gradients, or updates, are clipped enough",
+        "No single example, or with silo_dp no silo, moves the model far.",
+        "{found}; the policy allows at most {maximum}",
+        "lower privacy.clip_norm in the run, or raise it in the policy",
+        ("privacy", "clip_norm"),
+        mandatory=True,
+    ),
+    Rule(
+        "privacy.noise_multiplier",
+        ("admission",),
+        "There is enough noise",
+        "What one example, or with silo_dp one silo, adds drowns in the noise.",
+        "{found}; the policy needs at least {minimum}",
+        "raise the noise in the run, or lower privacy.noise_multiplier",
+        ("privacy", "noise_multiplier"),
+        mandatory=True,
+    ),
+    Rule(
+        "privacy.max_epsilon",
+        ("admission",),
+        "The run's epsilon is bounded",
+        "One run spends no more than its share.",
+        "{found}; the policy allows a run at most epsilon {maximum} at delta {delta}",
+        "plan fewer rounds or more noise, or raise privacy.max_epsilon",
+        ("privacy", "max_epsilon"),
+        mandatory=True,
+    ),
+    Rule(
+        "privacy.budget",
+        ("admission", "egress"),
+        "The budget is not overspent",
+        "What all runs together reveal stays bounded.",
+        "{found}; the budget of dataset {dataset} is epsilon {maximum} at delta {delta} in {window}",
+        "plan fewer rounds or more noise, or wait until earlier debits leave the window",
+        ("privacy", "budget"),
+        mandatory=True,
+    ),
+    Rule(
+        "privacy.secure_aggregation",
+        ("admission", "egress"),
+        "Single updates stay hidden",
+        "The coordinator sees sums and no single silo's update.",
+        "{found}; the policy needs secure aggregation",
+        "add secure_aggregation with a threshold to the run",
+        ("privacy", "secure_aggregation"),
+        mandatory=True,
+    ),
+)

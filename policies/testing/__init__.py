@@ -1,0 +1,1 @@
+"""Tests of a policy as data: requests, the decisions expected of them, and which rules they cover."""
