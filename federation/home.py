@@ -51,7 +51,7 @@ class Home:
 
     @property
     def manifest_signature(self) -> Path:
-        """The issuing authority's signature over the manifest, with its certificate."""
+        """The issuing authority's signature over the manifest, with its certificate; then that over the one before."""
         return self.path / "manifest.sig"
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -213,24 +214,50 @@ def _check_former(former: FormerIssuer, issuer: x509.Certificate, root: x509.Cer
 
 
 def load_manifest(home: Home, *, expired: bool = False) -> SignedManifest:
-    """The manifest in a home, verified against the authority there; raises ManifestError. `expired` as above."""
+    """The manifest in a home, verified against the authority there; raises ManifestError. `expired` as above.
+
+    Also while another process replaces it: the two files are read again until they fit or no longer change.
+    """
     authority = load_certificate(read_limited(home.authority, LIMITS.certificate))
-    text, signature = (
-        read_limited(home.manifest, LIMITS.document),
-        read_limited(home.manifest_signature, LIMITS.manifest_signature),
-    )
+    seen = None
+    while True:
+        files = read_limited(home.manifest, LIMITS.document), _signatures(home)
+        try:
+            return _verify_either(*files, authority, expired=expired)
+        except UnicodeDecodeError:
+            error = ManifestError(f"the manifest in {home.path} or its signature is damaged: it is not UTF-8 text")
+        except ManifestError as found:
+            error = found
+        if files == seen:
+            raise error
+        seen = files
+
+
+def _signatures(home: Home) -> list[bytes]:
+    """The newest signature in a home and, where there was one, the one before."""
+    return read_limited(home.manifest_signature, 2 * LIMITS.manifest_signature).splitlines()[:2]
+
+
+def _verify_either(
+    text: bytes, signatures: list[bytes], authority: x509.Certificate, *, expired: bool
+) -> SignedManifest:
+    """Verify a manifest by the newest signature or the one before; raises the newest one's error."""
+    newest, *before = [signature.decode().strip() for signature in signatures] or [""]
     try:
-        return verify_manifest(text.decode(), signature.decode().strip(), authority, expired=expired)
-    except UnicodeDecodeError:
-        raise ManifestError(f"the manifest in {home.path} or its signature is damaged: it is not UTF-8 text") from None
+        return verify_manifest(text.decode(), newest, authority, expired=expired)
+    except ManifestError:
+        for signature in before:
+            with contextlib.suppress(ManifestError):
+                return verify_manifest(text.decode(), signature, authority, expired=expired)
+        raise
 
 
 def accept_manifest(home: Home, text: str, signature: str) -> SignedManifest:
     """Take over a newer manifest into a home; raises ManifestError for one older than the one there."""
     authority = load_certificate(read_limited(home.authority, LIMITS.certificate))
     offered = verify_manifest(text, signature, authority)
-    if home.manifest.exists() and not _is_half_stored(home, text, signature):
-        known = load_manifest(home, expired=True)
+    known = load_manifest(home, expired=True) if home.manifest.exists() else None
+    if known is not None:
         if known.federation.metadata.name != offered.federation.metadata.name:
             raise ManifestError(
                 f"got a manifest of {offered.federation.metadata.name}, expected {known.federation.metadata.name}"
@@ -250,21 +277,13 @@ def accept_manifest(home: Home, text: str, signature: str) -> SignedManifest:
             raise ManifestError(f"got a second manifest with version {offered.version}, expected the one seen before")
         if offered.document.digest == known.document.digest:
             return known
-    store_manifest(home.path, text, signature)
+    store_manifest(home.path, text, signature, known)
     return offered
 
 
-def _is_half_stored(home: Home, text: str, signature: str) -> bool:
-    """Whether a crash within `store_manifest` left this manifest's signature, accepted then, beside the text before."""
-    return (
-        home.manifest_signature.exists()
-        and read_limited(home.manifest_signature, LIMITS.manifest_signature) == signature.encode() + b"\n"
-        and read_limited(home.manifest, LIMITS.document) != text.encode()
-    )
-
-
-def store_manifest(directory: Path, text: str, signature: str) -> None:
-    """Write manifest and signature into a directory."""
+def store_manifest(directory: Path, text: str, signature: str, before: SignedManifest | None = None) -> None:
+    """Replace manifest and signature in a directory; with the one `before`, a reader or a crash within finds a pair."""
     home = Home(directory)
-    replace_file(home.manifest_signature, signature.encode() + b"\n")
+    signatures = (signature, *([before.signature] if before else []))
+    replace_file(home.manifest_signature, "".join(one + "\n" for one in signatures).encode())
     replace_file(home.manifest, text.encode())

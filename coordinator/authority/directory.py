@@ -475,7 +475,8 @@ class Authority:
         signed = verify_manifest(text, signature, load_certificate(self.certificate.read_bytes()))
         listed = revocation_list(self._revoked_serials(federation), signed.version, issuer, key, datetime.now(UTC))
         replace_file(self.revocations, listed.public_bytes(serialization.Encoding.PEM))
-        store_manifest(self.path, text, signature)
+        known = load_manifest(Home(self.path), expired=True) if Home(self.path).manifest.exists() else None
+        store_manifest(self.path, text, signature, known)
         replace_file(self.issuer, issuer.public_bytes(serialization.Encoding.PEM))
         return signed
 

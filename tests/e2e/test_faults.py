@@ -65,7 +65,7 @@ def test_a_killed_trainer_costs_its_silo_a_round_and_is_replaced(federation: Run
 
 
 def test_a_killed_gate_is_left_out_and_joins_again_when_it_is_back(federation: Running) -> None:
-    path = federation.run_file("gate", rounds="50", quorum="2", deadline_seconds="5")
+    path = federation.run_file("gate", rounds="50", quorum="2", deadline_seconds="30")
     done: list[str] = []
 
     def act(event: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ def test_a_killed_gate_is_left_out_and_joins_again_when_it_is_back(federation: R
 
 
 def test_below_the_quorum_the_run_fails_with_a_reason(federation: Running) -> None:
-    path = federation.run_file("quorum", rounds="50", quorum="all", deadline_seconds="10")
+    path = federation.run_file("quorum", rounds="50", quorum="all", deadline_seconds="30")
     done: list[str] = []
 
     def act(event: dict[str, Any]) -> None:
