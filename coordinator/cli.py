@@ -148,7 +148,7 @@ def enroll(
     from federation.renewal import is_renewal_request, verify_courier
 
     authority = _authority(directory, passphrase_file)
-    _check_directory(out.parent)
+    _check_new(out)
     content = read_limited(request_file, LIMITS.document)
     if is_renewal_request(content):
         peer, csr = verify_courier(content, authority.manifest(), authority.issued.is_newest)

@@ -16,6 +16,7 @@ from audit.errors import AuditError
 from audit.log import AuditLog
 from coordinator.dialogue import Dialogue, Stopped, Suspended
 from coordinator.events import EventLog
+from coordinator.releases import keepers_of
 from coordinator.superlink import SuperLink
 from coordinator.witnessing import Witnessing
 from federation.errors import ConcordatError, RefusedError, RunFailedError
@@ -125,7 +126,8 @@ class Execution(ABC):
             self._record("run.end", reason=problem or None, detail={"outcome": self.state})
         except AuditError as error:
             outcome, problem = "run.failed", problem or f"the end of the run cannot be recorded: {error}"
-        self.events.emit(outcome, **({"problem": problem} if problem else {}))
+        kept = sorted(keepers_of(self.events.after(0, 0.0)[0])) if outcome == "run.completed" else []
+        self.events.emit(outcome, **({"problem": problem} if problem else {}), **({"release": kept} if kept else {}))
 
     def _keep_cosigned(self) -> None:
         with contextlib.suppress(OSError):

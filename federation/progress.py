@@ -28,7 +28,10 @@ def line_of(event: Mapping[str, Any]) -> str | None:
         case "run.evaluated":
             return "\n".join([f"  final model: {_metrics(event['metrics'])}", *_evenness(event)])
         case "run.completed":
-            return "run completed"
+            kept = ", ".join(event.get("release", ()))
+            return "run completed" + (
+                f"; its model waits for the release by {kept}: concordat run release" if kept else ""
+            )
         case "run.failed" | "run.refused" | "run.stopped":
             return f"{str(kind).replace('.', ' ')}: {event.get('problem', '')}"
         case _:

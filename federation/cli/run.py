@@ -131,10 +131,11 @@ def resume(
     from federation.operator import OperatorClient
 
     client = OperatorClient(Home(home))
+    told = int(client.show(run_id).get("number", 0))
     client.resume(run_id)
     typer.echo(f"{run_id} goes on")
     if follow:
-        show_progress(client, run_id)
+        show_progress(client, run_id, told)
 
 
 @app.command("show")

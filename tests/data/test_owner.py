@@ -85,6 +85,22 @@ def test_a_draft_is_a_contract_that_the_data_satisfy_and_holds_no_identifying_va
     assert check(found).ready
 
 
+def test_a_usual_mark_among_numbers_is_drafted_as_a_missing_value(tmp_path: Path) -> None:
+    rows = [
+        f"{row},{'?' if row % 3 else row},{'?' if row < 5 else '-'},{'none' if row < 30 else 'some'}"
+        for row in range(60)
+    ]
+    (tmp_path / "marks.csv").write_text("id,chol,empty,dose\n" + "\n".join(rows) + "\n")
+    (tmp_path / "c.yaml").write_text(draft(*located(tmp_path / "marks.csv")))
+    contract = load_contract(tmp_path / "c.yaml")
+    columns = contract.dataset.columns
+    assert (columns["chol"].type, columns["chol"].missing, columns["chol"].required) == ("integer", ("?",), False)
+    assert columns["empty"].missing == ("-", "?")
+    assert (columns["dose"].type, columns["dose"].missing, columns["dose"].required) == ("text", (), True)
+    assert columns["id"].required
+    assert "integer" in next(line for line in lines(check(contract)) if line.startswith("chol"))
+
+
 def test_a_parquet_directory_and_a_german_csv_file_are_described(tmp_path: Path) -> None:
     frame = pd.DataFrame({"age": range(40), "site": ["a", "b"] * 20})
     frame.to_parquet(tmp_path / "parts", partition_cols=["site"])

@@ -44,6 +44,10 @@ CASES: list[tuple[dict[str, Any], str | None]] = [
         "  final model: pr_auc 0.5000  brier 0.2000  calibration_in_the_large -0.1000",
     ),
     ({"event": "run.completed"}, "run completed"),
+    (
+        {"event": "run.completed", "release": ["a", "b"]},
+        "run completed; its model waits for the release by a, b: concordat run release",
+    ),
     ({"event": "run.failed", "problem": "disk"}, "run failed: disk"),
     ({"event": "run.refused", "problem": "policy"}, "run refused: policy"),
     ({"event": "run.stopped", "problem": "operator"}, "run stopped: operator"),

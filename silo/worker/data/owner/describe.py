@@ -26,6 +26,8 @@ from silo.worker.errors import DataError
 DISTINCT = 20
 """Most values that a column of codes has."""
 TYPES = ("integer", "number", "boolean", "date")
+MISSING = ("?", ".", "-", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "none", "unknown")
+"""Texts that mean a missing value where all others of a column have another type than text."""
 UNLESS_SUSPECTED = {"text": "other", "date": "date"}
 """The class that a column of a type is drafted with where its name suggests none."""
 LONGEST = 200
@@ -49,6 +51,7 @@ class _Seen:
 
     possible: list[str] = field(default_factory=lambda: [*TYPES, "text"])
     missing: int = 0
+    marks: set[str] = field(default_factory=set)
     low: float = np.inf
     high: float = -np.inf
     counts: dict[str, int] | None = field(default_factory=dict)
@@ -100,12 +103,16 @@ def _require_names(source: Source, columns: tuple[str, ...], name: str) -> None:
 
 def _look(known: _Seen, values: pa.ChunkedArray) -> None:
     known.missing += values.null_count
+    if pa.types.is_string(values.type):
+        marked = pc.is_in(values, value_set=pa.array(MISSING, values.type))
+        known.marks.update(pc.unique(values.filter(marked)).to_pylist())
     if pa.types.is_string(values.type) and pc.any(pc.match_substring_regex(values, "^0[0-9]")).as_py():
         # A code, such as a ZIP code: as a number it would lose its zeros.
         known.possible = [kind for kind in known.possible if kind not in {"integer", "number"}]
     for kind in list(known.possible):
         try:
-            found = typed(values, Column(type=kind, sensitivity="none"), bounds=False)  # type: ignore[arg-type]
+            column = Column(type=kind, sensitivity="none", missing=() if kind == "text" else MISSING)  # type: ignore[arg-type]
+            found = typed(values, column, bounds=False)
         except FaultError:
             known.possible.remove(kind)
             continue
@@ -148,7 +155,9 @@ def _column(name: str, known: _Seen) -> dict[str, Any]:
     listed = counts is not None and all(1 <= len(value) <= LONGEST for value in counts)
     if counts and listed and len(counts) <= DISTINCT and min(counts.values()) >= MINIMUM_CELL:
         draft |= {"sensitivity": "none", "values": sorted(counts)}
-    if not known.missing:
+    if kind != "text" and known.marks:
+        draft["missing"] = sorted(known.marks)
+    elif not known.missing:
         draft["required"] = True
     return draft
 
