@@ -1,17 +1,12 @@
-"""Checks of private and of partial training, run by test_private_training.py in one process that has TensorFlow."""
+"""Private and partial training."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-
-os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="")
 
 import keras
 import numpy as np
@@ -23,12 +18,10 @@ from silo.randomness import SecureStream
 from silo.worker.data.view import PolicyView
 from silo.worker.errors import AppError, WorkError
 from silo.worker.training.class_weights import WeightedLoss
-from silo.worker.training.model import FederatedModel, Privacy, batches, configure
+from silo.worker.training.model import FederatedModel, Privacy, batches
 from silo.worker.training.pace import Pace
 from silo.worker.training.perexample import clipped_sum_of, is_ghost
 from silo.worker.training.randomness import poisson_steps
-
-configure(1)
 
 KEY = bytes(range(32))
 
@@ -542,19 +535,3 @@ def check_a_silos_own_model_is_trained_beside_the_federated_one() -> None:
     weighed = FederatedModel(built(L.Dense(5)), 4, 3, 0.5, work, class_weights=run.class_weights)
     np.testing.assert_array_equal(own, weighed.train(start, view, batches(60, work, 3, 1), 0.0))
     np.testing.assert_array_equal(federated, model.train(far, view, batches(60, work, 3, 1), 0.5))
-
-
-def serve() -> None:
-    """Run the checks whose names come in, each answered by one line."""
-    print(json.dumps({"ready": True}), flush=True)
-    for line in sys.stdin:
-        try:
-            globals()[line.strip()]()
-            said = {"problem": None}
-        except (Exception, pytest.fail.Exception):  # noqa: BLE001  whatever goes wrong is the check's result
-            said = {"problem": traceback.format_exc()}
-        print(json.dumps(said), flush=True)
-
-
-if __name__ == "__main__":
-    serve()
