@@ -34,7 +34,7 @@ def shell(script: str, home: Path, backup: Path) -> None:
 
 def concordat(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = command_line(*map(str, arguments))
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment(), timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment(), timeout=120)
 
 
 @pytest.mark.federation

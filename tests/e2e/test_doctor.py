@@ -14,7 +14,7 @@ from .conftest import Door
 
 def concordat(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = command_line(*map(str, arguments))
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment(), timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment(), timeout=120)
 
 
 def test_a_silo_and_its_coordinator_are_well_and_nothing_is_refused(door: Door) -> None:

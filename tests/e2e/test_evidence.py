@@ -143,7 +143,7 @@ def test_a_silo_restored_from_an_older_copy_acts_only_once_that_is_acknowledged(
     def upkeep(command: str, *arguments: str) -> str:
         """By the running gate, which alone writes to its log."""
         words = command_line("audit", command, *arguments, "--home", str(home.path))
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

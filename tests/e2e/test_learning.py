@@ -41,7 +41,7 @@ def entries(home: Home) -> list[dict[str, Any]]:
 
 
 def concordat(*arguments: str) -> str:
-    done = subprocess.run(command_line(*arguments), capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command_line(*arguments), capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.federation, pytest.mark.tensorflow]
 
 
 def concordat(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command_line(*map(str, arguments)), capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command_line(*map(str, arguments)), capture_output=True, text=True, check=False, timeout=240)
 
 
 def entries(audit: Path) -> list[dict[str, Any]]:
@@ -102,7 +102,7 @@ def test_an_operator_lists_shows_watches_and_fetches_what_a_run_left(federation:
         assert one.files == two.files
         assert any(not np.array_equal(one[name], two[name]) for name in one.files)
     command = [sys.executable, "-c", READ_KERAS, str(kept), str(last)]
-    read = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    read = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert (read.returncode, read.stdout.strip()) == (0, "(2, 1)"), read.stderr
 
 

@@ -40,7 +40,7 @@ quantiles: [0.5]
 def stats(federation: Running, path: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
     path.write_text(text)
     command = command_line("run", "stats", str(path), "--home", str(federation.founded.operator.path), *options)
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
 
 
 def entries(audit: Path, run: str) -> list[dict[str, Any]]:
