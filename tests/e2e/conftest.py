@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import tempfile
 import time
@@ -46,6 +47,17 @@ def _only_child(process: int) -> int:
                     return int(child)
         assert time.monotonic() < deadline, f"process {process} has no child"
         time.sleep(0.01)
+
+
+def entries_of(audit: Path, **fields: object) -> list[dict[str, Any]]:
+    """The entries of a member's log that have these fields; one that is being written is not among them yet."""
+    lines = [
+        line
+        for path in sorted((audit / "segments").glob("*.jsonl"))
+        for line in path.read_text().splitlines(keepends=True)
+        if line.endswith("\n")
+    ]
+    return [entry for entry in map(json.loads, lines) if all(entry[name] == value for name, value in fields.items())]
 
 
 @dataclass
@@ -143,10 +155,7 @@ class Door:
         return self.founded.manifest.federation.coordinator.addresses[0]
 
     def audit_entries(self) -> list[dict[str, Any]]:
-        import json
-
-        segments = sorted((self.founded.coordinator.audit / "segments").glob("*.jsonl"))
-        return [json.loads(line) for path in segments for line in path.read_text().splitlines()]
+        return entries_of(self.founded.coordinator.audit)
 
     def refusal(self, before: int) -> dict[str, Any]:
         """The first refusal after so many entries; the door records one just after it turned someone away."""

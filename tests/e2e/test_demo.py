@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import signal
@@ -21,7 +20,7 @@ from federation.home import Home
 from federation.manifest import load_manifest
 from federation.processes import Child, command_line
 
-from .conftest import DemoRun, processes_mentioning
+from .conftest import DemoRun, entries_of, processes_mentioning
 
 pytestmark = [pytest.mark.federation, pytest.mark.tensorflow]
 
@@ -116,7 +115,7 @@ def test_no_row_leaves_the_workers_directory(demo_run: DemoRun) -> None:
 
 
 def test_every_log_tells_the_whole_run(demo_run: DemoRun) -> None:
-    entries = _entries(demo_run.directory / "hospital-b" / "gate" / "audit")
+    entries = entries_of(demo_run.directory / "hospital-b" / "gate" / "audit")
     actions = [entry["action"] for entry in entries]
     assert actions[0] == "gate.start"
     assert actions[-1] == "gate.stop"
@@ -131,20 +130,15 @@ def test_every_log_tells_the_whole_run(demo_run: DemoRun) -> None:
 def test_the_coordinator_logs_each_global_model_before_it_is_sent(demo_run: DemoRun) -> None:
     """What a silo took in is what the coordinator had recorded, and recorded earlier."""
     begun = {
-        e["round"]: e for e in _entries(demo_run.directory / "coordinator" / "audit") if e["action"] == "round.begin"
+        e["round"]: e for e in entries_of(demo_run.directory / "coordinator" / "audit") if e["action"] == "round.begin"
     }
     taken = [
-        e for e in _entries(demo_run.directory / "hospital-a" / "gate" / "audit") if e["action"] == "round.ingress"
+        e for e in entries_of(demo_run.directory / "hospital-a" / "gate" / "audit") if e["action"] == "round.ingress"
     ][:20]
     assert len(taken) == 20
     for entry in taken:
         assert entry["detail"]["model"] == begun[entry["round"]]["detail"]["model"]
         assert begun[entry["round"]]["time"] < entry["time"]
-
-
-def _entries(log: Path) -> list[dict]:
-    segments = sorted((log / "segments").glob("*.jsonl"))
-    return [json.loads(line) for path in segments for line in path.read_text().splitlines()]
 
 
 @pytest.mark.parametrize("member", ["coordinator", *SILOS])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import time
@@ -20,7 +19,7 @@ from federation.home import Home
 from federation.identity import Role
 from federation.processes import command_line
 
-from .conftest import Running, running_in
+from .conftest import Running, entries_of, running_in
 
 pytestmark = [pytest.mark.federation, pytest.mark.tensorflow]
 
@@ -35,11 +34,6 @@ def keys(federation: Running) -> dict[str, VerifierKey]:
     return {
         member.name: parse_vkey(member.log or "") for member in members if member.role in {Role.COORDINATOR, Role.SILO}
     }
-
-
-def entries(home: Home) -> list[dict[str, Any]]:
-    paths = sorted((home.audit / "segments").glob("*.jsonl"))
-    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
 
 
 def run_once(federation: Running, name: str, **changes: str) -> list[dict[str, Any]]:
@@ -65,8 +59,8 @@ def test_a_log_is_cosigned_before_its_first_run_and_a_policy_may_demand_that(fre
     wait_for((home.audit / "cosigned").exists, "the log cosigned while no run is executed")
     events = run_once(fresh, "first", rounds="1")
     assert events[-1]["event"] == "run.completed", events[-1]
-    (admitted,) = [entry for entry in entries(home) if entry["action"] == "run.admit"]
-    activated = [entry for entry in entries(home) if entry["action"] == "policy.activate"]
+    (admitted,) = entries_of(home.audit, action="run.admit")
+    activated = entries_of(home.audit, action="policy.activate")
     assert (admitted["decision"], admitted["policy"]) == ("allow", activated[-1]["policy"])
     put(text.replace("version: 2,", "version: 3,").replace("quorum: 3", "quorum: 4"))
     events = run_once(fresh, "more", rounds="1", quorum="2")
@@ -112,14 +106,14 @@ def test_every_model_that_a_silo_took_is_in_the_coordinators_log(federation: Run
     run_once(federation, "published", rounds="3")
     published = {
         (entry["run"], entry["round"], entry["detail"]["model"])
-        for entry in entries(homes(federation)["coordinator"])
+        for entry in entries_of(homes(federation)["coordinator"].audit)
         if entry["action"] in {"round.begin", "evaluation.begin"}
     }
     for name, home in homes(federation).items():
         if name != "coordinator":
             taken = {
                 (entry["run"], entry["round"], entry["detail"]["model"])
-                for entry in entries(home)
+                for entry in entries_of(home.audit)
                 if entry["action"] == "round.ingress"
             }
             assert taken
@@ -151,16 +145,16 @@ def test_a_silo_restored_from_an_older_copy_acts_only_once_that_is_acknowledged(
     for name in ("again", "once-more"):
         events = run_once(federation, name, rounds="2")
         assert events[-1]["event"] == "run.completed", events[-1]
-    held = next(entry for entry in reversed(entries(home)) if entry["payload_commitment"] is not None)
+    held = next(entry for entry in reversed(entries_of(home.audit)) if entry["payload_commitment"] is not None)
     assert (home.audit / "payloads" / f"{held['seq']:012d}.json").exists()
     assert "is erased" in upkeep("erase", str(held["seq"]), "--reason", "asked for by the data subject")
     assert not (home.audit / "payloads" / f"{held['seq']:012d}.json").exists()
     assert "due: 0 payloads" in upkeep("retention", "--rule", "payload:round.*=P30D..P2Y", "--apply")
     assert run_once(federation, "afterwards", rounds="1")[-1]["event"] == "run.completed"
-    actions = [entry["action"] for entry in entries(home)]
+    actions = [entry["action"] for entry in entries_of(home.audit)]
     assert {"log.erased", "log.retention"} <= set(actions)
     assert actions.index("log.rollback") < actions.index("log.rollback.acknowledged")
-    assert "witness.restarted" in [entry["action"] for entry in entries(homes(federation)["coordinator"])]
+    assert "witness.restarted" in [entry["action"] for entry in entries_of(homes(federation)["coordinator"].audit)]
     for name, key in keys(federation).items():
         verify(homes(federation)[name].audit, str(key))
 

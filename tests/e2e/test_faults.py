@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import time
@@ -17,7 +16,7 @@ from audit.verify import verify
 from federation.identity import Role
 from federation.manifest import accept_manifest
 
-from .conftest import Running, running_in
+from .conftest import Running, entries_of, running_in
 
 pytestmark = [pytest.mark.federation, pytest.mark.tensorflow]
 
@@ -175,16 +174,12 @@ def test_a_revoked_silo_is_cut_off_within_seconds_and_the_run_goes_on(federation
     assert "was revoked on" in gate.output()
     assert "Traceback" not in gate.output()
     assert set(rounds(events)[-1]["silos"]) == {"hospital-a", "hospital-b"}
-    entries = [json.loads(line) for line in _log_lines(federation.founded.coordinator.audit)]
+    entries = entries_of(federation.founded.coordinator.audit)
     accepted = [entry for entry in entries if entry["action"] == "manifest.accept"]
     assert accepted[-1]["detail"]["gone"] == "hospital-c"
     refused = [entry for entry in entries if entry["action"] == "connection.refused"]
     assert refused[-1]["actor"].endswith("/silo/hospital-c")
     assert "was revoked" in refused[-1]["reason"]
-
-
-def _log_lines(log: Path) -> list[str]:
-    return [line for path in sorted((log / "segments").glob("*.jsonl")) for line in path.read_text().splitlines()]
 
 
 def test_the_worker_sees_no_network_and_the_gate_no_data(federation: Running) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from pathlib import Path
@@ -12,13 +11,12 @@ import numpy as np
 import pytest
 
 from federation.encodings import packed_bytes
-from federation.home import Home
 from federation.processes import command_line
 from federation.run import Updates
 from federation.wire import weights_digest
 from silo.gate.ledger import LEDGER, read_ledger
 
-from .conftest import Running
+from .conftest import Running, entries_of
 
 pytestmark = [pytest.mark.federation, pytest.mark.tensorflow]
 
@@ -33,11 +31,6 @@ def run_of(federation: Running, label: str, extra: str = "", strategy: str = "fe
 
 def rounds(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [event for event in events if event["event"] == "round.closed"]
-
-
-def entries(home: Home) -> list[dict[str, Any]]:
-    segments = sorted((home.audit / "segments").glob("*.jsonl"))
-    return [json.loads(line) for path in segments for line in path.read_text().splitlines()]
 
 
 def concordat(*arguments: str) -> str:
@@ -80,7 +73,7 @@ def test_a_simulation_gives_the_federations_bits(
         times = 2 if strategy == "scaffold" else 1
         assert closed["bytes"]["down"] == times * len(SILOS) * flat.nbytes
     if strategy == "scaffold":
-        begun = [e["detail"] for e in entries(federation.founded.coordinator) if e["action"] == "round.begin"]
+        begun = [e["detail"] for e in entries_of(federation.founded.coordinator.audit, action="round.begin")]
         told = [detail["folded"] for detail in begun if "folded" in detail][-3:]
         assert told == ["", *(",".join(f"{silo}:{number}" for silo in SILOS) for number in (1, 2))]
 
@@ -102,7 +95,7 @@ def test_a_packed_update_weighs_less_and_the_model_learns(federation: Running, e
         down, up = closed["bytes"]["down"], closed["bytes"]["up"]
         assert up == 3 * packed_bytes(settings, down // 12)
         assert up < down
-    begun = [entry for entry in entries(federation.founded.coordinator) if entry["run"] == events[0]["run"]]
+    begun = entries_of(federation.founded.coordinator.audit, run=events[0]["run"])
     ends = [entry["detail"] for entry in begun if entry["action"] == "round.end"]
     assert [(end["bytes_down"], end["bytes_up"]) for end in ends] == [(down, up)] * 2
     assert rounds(events)[-1]["metrics"]["auc"] > rounds(events)[0]["metrics"]["auc"]
@@ -130,7 +123,7 @@ def test_a_private_run_is_in_every_silos_ledger_and_log(federation: Running) -> 
         assert run in printed
         spent = float(printed.splitlines()[-1].partition("epsilon ")[2].split()[0])
         assert 5 < spent <= 6
-        logged = [entry for entry in entries(place.gate) if entry["run"] == run and entry["action"] == "privacy.debit"]
+        logged = entries_of(place.gate.audit, run=run, action="privacy.debit")
         assert [entry["detail"]["round"] for entry in logged] == [1, 2, 3]
 
 
@@ -158,7 +151,7 @@ def test_a_run_private_for_silos_is_debited_and_its_clip_norm_moves(
         ], name
         (plan,) = [
             entry["detail"]
-            for entry in entries(place.gate)
+            for entry in entries_of(place.gate.audit)
             if entry["run"] == run and entry["action"] == "privacy.plan"
         ]
         assert (plan["noise_multiplier"], plan["noise_share"]) == ("1", share)

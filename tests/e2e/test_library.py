@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -22,7 +20,7 @@ from policies.model import load_policy
 from silo.cli import app as silo_app
 from silo.governance.cli import policy as policy_app
 
-from .conftest import Running, run_of
+from .conftest import Running, entries_of, run_of
 
 pytestmark = [pytest.mark.federation, pytest.mark.tensorflow]
 
@@ -147,11 +145,6 @@ def approve(running: Running, run_file: Path) -> None:
             assert done.exit_code == 0, done.output
 
 
-def entries(place: SiloPlace, action: str) -> list[dict[str, Any]]:
-    lines = [line for path in sorted(place.gate.audit.glob("segments/*.jsonl")) for line in path.open()]
-    return [entry for entry in map(json.loads, lines) if entry["action"] == action]
-
-
 def test_a_hospital_and_a_bank_run_under_starter_policies(starters: Running) -> None:
     allowed = starters.run_file("allowed", purpose=f'"{PURPOSE}"', rounds="2", metrics="[loss, auc, num_examples]")
     approve(starters, allowed)
@@ -160,11 +153,11 @@ def test_a_hospital_and_a_bank_run_under_starter_policies(starters: Running) -> 
     closed = [event for event in events if event["event"] == "round.closed"]
     assert [sorted(event["silos"]) for event in closed] == [sorted(STARTERS)] * 2
     for place in starters.founded.silos.values():
-        (view,) = entries(place, "view.build")
+        (view,) = entries_of(place.gate.audit, action="view.build")
         withheld = STARTERS[place.name] == "no-hospital"
         assert view["decision"] == "allow", view
         assert (int(view["detail"]["withheld_rows"]) > 0) == withheld, view["detail"]
-        (admitted,) = [entry for entry in entries(place, "run.admit") if entry["decision"] == "allow"][:1]
+        (admitted,) = entries_of(place.gate.audit, action="run.admit", decision="allow")[:1]
         assert admitted["rule"] == "admission.allow"
 
 

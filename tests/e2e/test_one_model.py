@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from demo.scenarios import DataSource, scenario
 from federation.passport import verify as read_passport
 from federation.processes import Child
 
-from .conftest import Running, run_of
+from .conftest import Running, entries_of, run_of
 
 pytestmark = [pytest.mark.federation, pytest.mark.tensorflow]
 
@@ -40,11 +39,6 @@ class LyingDeployment(Deployment):
 def lied_to(short_tmp: Callable[[str], Path]) -> Iterator[Running]:
     founded = found(short_tmp("lie"), scenario("breast_cancer"), DataSource())
     yield from run_of(Running(founded, LyingDeployment(founded)))
-
-
-def entries(audit: Path, run: str) -> list[dict[str, Any]]:
-    lines = [line for path in sorted((audit / "segments").glob("*.jsonl")) for line in path.read_text().splitlines()]
-    return [entry for entry in map(json.loads, lines) if entry["run"] == run]
 
 
 def split(federation: Running, number: int, **changes: str) -> str:
@@ -72,12 +66,12 @@ def test_the_silo_that_was_given_another_model_takes_no_further_one(lied_to: Run
     closed = [sorted(event["silos"]) for event in events if event["event"] == "round.closed"]
     assert [VICTIM in silos for silos in closed] == [True, False, False]
     hub = lied_to.founded.coordinator
-    begun = [entry for entry in entries(hub.audit, run) if entry["action"] == "round.begin"]
+    begun = entries_of(hub.audit, run=run, action="round.begin")
     assert Counter(entry["round"] for entry in begun)[1] == 2, "both models stand in the coordinator's log"
     assert [entry["detail"].get("silent") for entry in begun] == [None, None, VICTIM, VICTIM]
     assert receipts(lied_to, run) == ["hospital-a", "hospital-b"]
     for name, place in lied_to.founded.silos.items():
-        taken = {entry["round"] for entry in entries(place.gate.audit, run) if entry["action"] == "round.ingress"}
+        taken = {entry["round"] for entry in entries_of(place.gate.audit, run=run, action="round.ingress")}
         assert taken == ({1} if name == VICTIM else {1, 2, 3})
 
 
@@ -90,5 +84,5 @@ def test_a_split_in_the_last_round_ends_with_the_final_model(lied_to: Running) -
     for member in lied_to.founded.manifest.federation.members:
         if member.log and member.name in lied_to.founded.silos:
             audit = lied_to.founded.silos[member.name].gate.audit
-            assert not [entry for entry in entries(audit, run) if entry["action"] == "evaluation.egress"]
+            assert not entries_of(audit, run=run, action="evaluation.egress")
             verify(audit, member.log)

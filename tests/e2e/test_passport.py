@@ -18,18 +18,13 @@ from demo.federate import environment
 from federation.processes import Child, command_line
 from policies.model import load_policy
 
-from .conftest import Running
+from .conftest import Running, entries_of
 
 pytestmark = [pytest.mark.federation, pytest.mark.tensorflow]
 
 
 def concordat(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command_line(*map(str, arguments)), capture_output=True, text=True, check=False, timeout=240)
-
-
-def entries(audit: Path) -> list[dict[str, Any]]:
-    segments = sorted((audit / "segments").glob("*.jsonl"))
-    return [json.loads(line) for path in segments for line in path.read_text().splitlines()]
 
 
 def test_a_passport_is_fetched_verified_and_in_the_log(federation: Running, tmp_path: Path) -> None:
@@ -59,7 +54,7 @@ def test_a_passport_is_fetched_verified_and_in_the_log(federation: Running, tmp_
 
     (logged,) = [
         entry["detail"]
-        for entry in entries(federation.founded.coordinator.audit)
+        for entry in entries_of(federation.founded.coordinator.audit)
         if entry["action"] == "model.passport" and entry["run"] == run
     ]
     assert logged["passport"] == "sha256:" + hashlib.sha256(passport.read_bytes()).hexdigest()
@@ -142,10 +137,10 @@ def test_a_model_is_kept_until_two_people_at_a_silo_have_released_it(federation:
         assert (asked.returncode == 0) is released, asked.stdout + asked.stderr
         assert (concordat(*fetch).returncode == 0) is released
     assert model.exists()
-    decided = [entry for entry in entries(place.gate.audit) if entry["action"] == "model.release"]
+    decided = [entry for entry in entries_of(place.gate.audit) if entry["action"] == "model.release"]
     assert [entry["decision"] for entry in decided] == ["deny", "allow"]
     assert decided[-1]["detail"]["approvers"] == "dora,emil"
-    at_hub = [entry for entry in entries(federation.founded.coordinator.audit) if entry["action"] == "model.release"]
+    at_hub = [entry for entry in entries_of(federation.founded.coordinator.audit) if entry["action"] == "model.release"]
     assert [entry["decision"] for entry in at_hub] == ["deny", "allow"]
     policy.write_text(before.replace("version: 1,", "version: 3,"))
     restart_gate(federation, "hospital-a")

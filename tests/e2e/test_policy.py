@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import Running
+from .conftest import Running, entries_of
 
 pytestmark = [pytest.mark.federation, pytest.mark.tensorflow]
-
-
-def entries(gate: Path, action: str) -> list[dict[str, Any]]:
-    lines = [line for path in sorted(gate.glob("audit/segments/*.jsonl")) for line in path.open()]
-    return [entry for entry in map(json.loads, lines) if entry["action"] == action]
 
 
 def put(path: Path, text: str) -> None:
@@ -46,12 +40,12 @@ def test_a_new_policy_ends_the_silos_part_in_a_live_run_and_a_broken_one_changes
     ]
     assert set(range(1, 9)) <= set(took_part)
     assert max(took_part) < 20
-    (rejected,) = entries(gate, "policy.rejected")
-    assert rejected["policy"] == entries(gate, "run.admit")[-1]["policy"]
-    (revoked,) = entries(gate, "run.revoke")
+    (rejected,) = entries_of(gate / "audit", action="policy.rejected")
+    assert rejected["policy"] == entries_of(gate / "audit", action="run.admit")[-1]["policy"]
+    (revoked,) = entries_of(gate / "audit", action="run.revoke")
     assert (revoked["decision"], revoked["rule"]) == ("deny", "purposes.allow")
     assert re.fullmatch(r"policy\.yaml:\d+:\d+", revoked["detail"]["location"])
-    activated = entries(gate, "policy.activate")
+    activated = entries_of(gate / "audit", action="policy.activate")
     assert [entry["detail"]["version"] for entry in activated] == [1, 2]
     assert revoked["policy"] == activated[-1]["policy"]
 

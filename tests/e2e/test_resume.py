@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -17,7 +16,7 @@ import pytest
 from audit.verify import verify
 from federation.identity import Role
 
-from .conftest import Running
+from .conftest import Running, entries_of
 
 pytestmark = [pytest.mark.federation, pytest.mark.tensorflow]
 
@@ -47,11 +46,6 @@ def kill_silos(federation: Running, chance: random.Random) -> None:
 def model_of(events: list[dict[str, Any]]) -> str:
     assert events[-1]["event"] == "run.completed", events[-1]
     return str(next(event["model"] for event in events if event["event"] == "run.evaluated"))
-
-
-def log_of(audit: Path, run: str) -> list[dict[str, Any]]:
-    lines = [line for path in sorted((audit / "segments").glob("*.jsonl")) for line in path.read_text().splitlines()]
-    return [entry for entry in map(json.loads, lines) if entry["run"] == run]
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +90,10 @@ def test_a_run_survives_ten_kills_and_gives_the_same_bits(
     assert [event["number"] for event in events] == list(range(1, len(events) + 1))
     assert [event["round"] for event in events if event["event"] == "round.closed"] == list(range(1, ROUNDS + 1))
     assert sum(event["event"] == "run.resumed" for event in events) == COORDINATOR + EVERYTHING
-    entries = log_of(federation.founded.coordinator.audit, run)
+    entries = entries_of(federation.founded.coordinator.audit, run=run)
     assert [entry["round"] for entry in entries if entry["action"] == "round.end"] == list(range(1, ROUNDS + 1))
     for silo in SILOS:
-        entries = log_of(federation.founded.silos[silo].gate.audit, run)
+        entries = entries_of(federation.founded.silos[silo].gate.audit, run=run)
         released = Counter(entry["round"] for entry in entries if entry["action"] == "round.egress")
         assert released == Counter(range(1, ROUNDS + 1))
         assert sum(entry["action"] == "run.admit" for entry in entries) == 1

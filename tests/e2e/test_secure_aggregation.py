@@ -24,7 +24,7 @@ from federation.statistics.reading import read_summary
 from federation.statistics.summary import Summary
 from federation.wire import Weights
 
-from .conftest import Running
+from .conftest import Running, entries_of
 
 pytestmark = [pytest.mark.federation, pytest.mark.tensorflow]
 
@@ -169,10 +169,8 @@ def content_of(path: Path) -> bytes:
 def sums_of(federation: Running, silo: str, run: str) -> dict[int, set[str]]:
     """By a gate's log: the silos of the sums that it helped to open, by round."""
     found: dict[int, set[str]] = {}
-    for path in sorted((federation.founded.silos[silo].gate.audit / "segments").glob("*.jsonl")):
-        for entry in map(json.loads, path.read_text().splitlines()):
-            if (entry["run"], entry["action"]) == (run, "round.unmask"):
-                found.setdefault(entry["round"], set()).add(entry["detail"]["silos"])
+    for entry in entries_of(federation.founded.silos[silo].gate.audit, run=run, action="round.unmask"):
+        found.setdefault(entry["round"], set()).add(entry["detail"]["silos"])
     return found
 
 
@@ -302,13 +300,9 @@ class NormalisingWatch(Watch):
     def moments(self, silo: str) -> Summary:
         """What a silo's gate decided to let go masked, by the payload of its log that never left."""
         audit = self.federation.founded.silos[silo].gate.audit
-        for path in sorted((audit / "segments").glob("*.jsonl")):
-            for entry in map(json.loads, path.read_text().splitlines()):
-                if (entry["run"], entry["action"]) == (self.run, "statistics.egress"):
-                    kept = json.loads((audit / "payloads" / f"{entry['seq']:012d}.json").read_text())
-                    fields = json.dumps(kept["payload"]["statistics"])
-                    return read_summary(fields, normalization_layout(self.features))
-        raise AssertionError(f"{silo} decided on no statistics")
+        entry, *_ = entries_of(audit, run=self.run, action="statistics.egress")
+        kept = json.loads((audit / "payloads" / f"{entry['seq']:012d}.json").read_text())
+        return read_summary(json.dumps(kept["payload"]["statistics"]), normalization_layout(self.features))
 
 
 def normalising_run(federation: Running) -> Path:

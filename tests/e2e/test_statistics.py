@@ -10,7 +10,6 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ import pytest
 from federation.processes import command_line
 from silo.gate.ledger import LEDGER, read_ledger
 
-from .conftest import Running
+from .conftest import Running, entries_of
 from .test_resume import kill_coordinator
 
 pytestmark = [pytest.mark.federation, pytest.mark.tensorflow]
@@ -41,12 +40,6 @@ def stats(federation: Running, path: Path, text: str, *options: str) -> subproce
     path.write_text(text)
     command = command_line("run", "stats", str(path), "--home", str(federation.founded.operator.path), *options)
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-
-
-def entries(audit: Path, run: str) -> list[dict[str, Any]]:
-    segments = sorted((audit / "segments").glob("*.jsonl"))
-    found = [json.loads(line) for path in segments for line in path.read_text().splitlines()]
-    return [entry for entry in found if entry["run"] == run]
 
 
 def pooled(federation: Running) -> pd.DataFrame:
@@ -73,10 +66,10 @@ def test_merged_statistics_are_those_of_the_pooled_rows_and_are_recorded(federat
     assert (tmp_path / "out" / "statistics.svg").read_text().startswith("<svg ")
 
     run = found["run"]
-    hub = entries(federation.founded.coordinator.audit, run)
+    hub = entries_of(federation.founded.coordinator.audit, run=run)
     assert [entry["action"] for entry in hub] == ["run.submit", "run.begin", "statistics.merge", "run.end"]
     for place in federation.founded.silos.values():
-        own = entries(place.gate.audit, run)
+        own = entries_of(place.gate.audit, run=run)
         assert [entry["action"] for entry in own] == ["run.admit", "view.build", "statistics.egress", "run.leave"]
     # No silo's own numbers are told to the operator.
     events = list(federation.client().follow(run))
@@ -116,11 +109,11 @@ def test_a_run_normalises_alike_everywhere_and_its_model_says_by_what(federation
     assert events[-1]["event"] == "run.completed", events[-1]
     run = events[0]["run"]
     (told,) = [event for event in events if event["event"] == "run.normalised"]
-    hub = entries(federation.founded.coordinator.audit, run)
+    hub = entries_of(federation.founded.coordinator.audit, run=run)
     named = {entry["detail"]["normalization"] for entry in hub if entry["action"].endswith(".begin") and entry["round"]}
     assert named == {told["statistics"]}
     for place in federation.founded.silos.values():
-        assert "statistics.egress" in [entry["action"] for entry in entries(place.gate.audit, run)]
+        assert "statistics.egress" in [entry["action"] for entry in entries_of(place.gate.audit, run=run)]
     out = tmp_path / "model.npz"
     out.write_bytes(federation.client().model(run))
     with np.load(out) as arrays:
@@ -181,7 +174,7 @@ def debits(federation: Running, run: str) -> dict[str, int]:
 
 
 def actions(federation: Running, silo: str, run: str) -> list[str]:
-    return [entry["action"] for entry in entries(federation.founded.silos[silo].gate.audit, run)]
+    return [entry["action"] for entry in entries_of(federation.founded.silos[silo].gate.audit, run=run)]
 
 
 def test_statistics_survive_a_gate_a_worker_and_the_coordinator_killed_while_rows_are_read(
@@ -208,7 +201,7 @@ def test_statistics_survive_a_gate_a_worker_and_the_coordinator_killed_while_row
     assert {**client.statistics(straight), "run": run} == found, "as where nothing was killed, to the last digit"
     for silo in silos:
         assert actions(federation, silo, run).count("statistics.egress") == 1
-    hub = [entry["action"] for entry in entries(federation.founded.coordinator.audit, run)]
+    hub = [entry["action"] for entry in entries_of(federation.founded.coordinator.audit, run=run)]
     assert hub == ["run.submit", "run.begin", "run.resume", "statistics.merge", "run.end"]
 
 

@@ -273,7 +273,10 @@ def test_a_token_works_by_courier_too(online: Online, tmp_path: Path):
     done = concordat("federation", "enroll", str(online.authority.path), str(request), "--out", str(bundle))
     assert done.returncode == 0, done.stderr
     again = concordat("federation", "enroll", str(online.authority.path), str(request), "--out", str(bundle))
-    assert (again.returncode, "was used on" in again.stderr) == (1, True)
+    assert (again.returncode, f"{bundle} exists" in again.stderr) == (2, True)
+    other = tmp_path / "other.json"
+    again = concordat("federation", "enroll", str(online.authority.path), str(request), "--out", str(other))
+    assert (again.returncode, "was used on" in again.stderr, other.exists()) == (1, True, False)
     assert concordat("silo", "join", str(bundle), "--home", str(home)).returncode == 0
     assert peer_of(load_chain(Home(home).certificate.read_bytes())[0]).name == "inv-o"
 

@@ -79,20 +79,27 @@ def rows_for(name: str, count: int, features: int) -> tuple[Any, Any]:
     return x, view.train_y
 
 
-def naive(model: Any, loss: Any, x: Any, y: Any, weights: Any, bound: float) -> tuple[list[Any], list[float]]:
-    """One example after the other, in float64: gradient, norm, clip, add."""
-    total = [np.zeros(variable.shape) for variable in model.trainable_variables]
-    norms = []
-    for row, label, weight in zip(x, y, weights, strict=True):
+def naive(model: Any, loss: Any, x: Any, y: Any) -> list[list[Any]]:
+    """The gradient of one example after the other, by trainable weights, in float64."""
+    found = []
+    for row, label in zip(x, y, strict=True):
         with tf.GradientTape() as tape:
             value = tf.reduce_sum(loss(tf.constant(label[None]), model(row[None], training=True)))
         gradients = tape.gradient(value, [variable.value for variable in model.trainable_variables])
-        parts = [tf.convert_to_tensor(gradient).numpy().astype(np.float64) for gradient in gradients]
-        norm = float(np.sqrt(sum((part**2).sum() for part in parts)))
-        norms.append(norm)
-        for index, part in enumerate(parts):
-            total[index] += weight * min(1.0, bound / norm) * part
-    return total, norms
+        found.append([tf.convert_to_tensor(gradient).numpy().astype(np.float64) for gradient in gradients])
+    return found
+
+
+def norm_of(gradient: list[Any]) -> float:
+    return float(np.sqrt(sum((part**2).sum() for part in gradient)))
+
+
+def clipped(gradients: list[list[Any]], weights: Any, bound: float) -> list[Any]:
+    """Their weighted sum, each clipped."""
+    shares = [weight * min(1.0, bound / norm_of(gradient)) for weight, gradient in zip(weights, gradients, strict=True)]
+    return [
+        sum(share * part for share, part in zip(shares, parts, strict=True)) for parts in zip(*gradients, strict=True)
+    ]
 
 
 def agreement(name: str, features: int, layers: tuple[Any, ...], *, ghost: bool) -> None:
@@ -103,11 +110,10 @@ def agreement(name: str, features: int, layers: tuple[Any, ...], *, ghost: bool)
     weights = np.ones(17, np.float32)
     weights[[3, 16]] = 0
     assert is_ghost(model, loss) is ghost
-    _, norms = naive(model, loss, x, y, weights, 1.0)
-    bound = float(np.median(norms))  # half are clipped, half are not
-    expected, _ = naive(model, loss, x, y, weights, bound)
+    gradients = naive(model, loss, x, y)
+    bound = float(np.median([norm_of(gradient) for gradient in gradients]))  # half are clipped, half are not
     found = tf.function(clipped_sum_of(model, loss))(x, y, weights, bound)
-    for one, two in zip(found, expected, strict=True):
+    for one, two in zip(found, clipped(gradients, weights, bound), strict=True):
         np.testing.assert_allclose(one.numpy(), two, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
@@ -140,7 +146,7 @@ def check_an_apps_own_loss_and_activation_are_differentiated_one_example_at_a_ti
     view = view_of(9, 4)
     weights = np.ones(9, np.float32)
     found = clipped_sum_of(model, own)(view.train_x, view.train_y, weights, 0.3)
-    expected, _ = naive(model, own, view.train_x, view.train_y, weights, 0.3)
+    expected = clipped(naive(model, own, view.train_x, view.train_y), weights, 0.3)
     for one, two in zip(found, expected, strict=True):
         np.testing.assert_allclose(one.numpy(), two, atol=1e-5)
 
@@ -401,6 +407,22 @@ def check_partial_work_is_the_first_part_of_the_whole() -> None:
     whole, all_steps = model.work(start, view, order, Pace(1e9))
     assert all_steps == len(order)
     np.testing.assert_array_equal(whole, model.train(start, view, order))
+
+
+def check_no_cut_between_private_steps_changes_them() -> None:
+    """Noise comes in blocks of as many steps, wherever the time has the work cut."""
+    view = view_of(30, 3)
+    model = FederatedModel(logistic, 3, 1, 0.0, LocalWork(), private=True)
+    start, privacy = model.get(), Privacy(0.3, 1.0, 1.0, 11)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("silo.worker.training.model._NOISE_VALUES", 4 * 4)  # steps of four values
+        whole, all_steps = model.work_privately(start, view, privacy, Pace(), stream=SecureStream(KEY))
+        cut, done = model.work_privately(start, view, privacy, Pace(1e9), stream=SecureStream(KEY))
+        part, some = model.work_privately(start, view, privacy, Pace(3.0, Clock(0.4)), stream=SecureStream(KEY))
+    assert all_steps == done == 11
+    assert 1 <= some < 11
+    np.testing.assert_array_equal(whole, cut)
+    assert not np.array_equal(whole, part)
 
 
 def check_a_silo_without_time_does_one_step() -> None:

@@ -30,12 +30,12 @@ from silo.worker.training.correction import Correction
 from silo.worker.training.pace import Pace
 from silo.worker.training.perexample import ClippedSum, clipped_sum_of, is_ghost
 from silo.worker.training.precision import check_output, check_unscaled, computing_in
-from silo.worker.training.randomness import poisson_steps
+from silo.worker.training.randomness import made_ahead, poisson_steps
 
 _LARGE = 1 << 16
 """From this many weights on, rows that only fill a batch up cost more than a batch whose shape is not known."""
-_NOISE_VALUES = 1 << 23
-"""Noise values made ahead of the steps that add them: 32 MiB."""
+_NOISE_VALUES = 1 << 22
+"""Noise values in a block, of which two are there at a time: 16 MiB. A block is made while the one before is used."""
 
 
 @dataclass(frozen=True)
@@ -247,10 +247,15 @@ class FederatedModel:
         expected = privacy.sampling_rate * len(view.train_x)
         deviation = privacy.noise_multiplier * privacy.clip_norm
         scale = tuple(tf.constant(value, tf.float32) for value in (privacy.clip_norm, 1 / expected, self._round_mu))
-        for start, end in pace.chunks(privacy.steps, most=max(1, _NOISE_VALUES // values)):
-            noise = [tf.constant(one) for one in self._noise(stream, end - start, deviation / expected)]
-            index = tf.constant(taken[start:end])
-            graph(rows, labels, index, noise, scale, proximal=self._round_mu > 0, cut=cut)
+        most = max(1, _NOISE_VALUES // values)
+        sizes = [min(most, privacy.steps - start) for start in range(0, privacy.steps, most)]
+        with made_ahead(partial(self._noise, stream, deviation / expected), sizes) as blocks:
+            for start, end in pace.chunks(privacy.steps, most):
+                if start % most == 0:
+                    block = next(blocks)
+                noise = [tf.constant(one[start % most :][: end - start]) for one in block]
+                index = tf.constant(taken[start:end])
+                graph(rows, labels, index, noise, scale, proximal=self._round_mu > 0, cut=cut)
         after = [variable.numpy() for variable in self._untrained()]
         if any(not np.array_equal(one, two) for one, two in zip(before, after, strict=True)):
             raise WorkError("the app's model changes weights that are not trained, which no privacy bound covers")
@@ -331,7 +336,7 @@ class FederatedModel:
 
         _each(order, one)
 
-    def _noise(self, stream: SecureStream, steps: int, deviation: float) -> list[npt.NDArray[np.float32]]:
+    def _noise(self, stream: SecureStream, deviation: float, steps: int) -> list[npt.NDArray[np.float32]]:
         """Noise for each trainable weight, shape (steps, its shape)."""
         shapes = [(steps, *variable.shape) for variable in self._model.trainable_variables]
         return [stream.normal(math.prod(shape), deviation).reshape(shape) for shape in shapes]

@@ -23,13 +23,16 @@ class Pace:
         """Steps done so far."""
 
     def chunks(self, steps: int, most: int | None = None) -> Iterator[tuple[int, int]]:
-        """First and last-plus-one step of each chunk, of at most `most` steps; done when the next is asked for."""
+        """First and last-plus-one step of each chunk; done when the next is asked for.
+
+        With `most` none crosses a multiple of it.
+        """
         started = self._clock()
         largest = steps if most is None else most
         size = largest if self._seconds is None else 1
         while self.done < steps:
             before = self._clock()
-            end = min(steps, self.done + min(size, largest))
+            end = min(steps, self.done + size, (self.done // largest + 1) * largest)
             yield self.done, end
             count, self.done = end - self.done, end
             if self._seconds is None:

@@ -26,7 +26,7 @@ from silo.worker.errors import DataError
 DISTINCT = 20
 """Most values that a column of codes has."""
 TYPES = ("integer", "number", "boolean", "date")
-MISSING = ("?", ".", "-", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "none", "unknown")
+MISSING = ("?", ".", "-", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "unknown")
 """Texts that mean a missing value where all others of a column have another type than text."""
 UNLESS_SUSPECTED = {"text": "other", "date": "date"}
 """The class that a column of a type is drafted with where its name suggests none."""
