@@ -2,7 +2,7 @@
 
 import datetime as dt
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -53,6 +53,16 @@ def misfit(
     """The error for a value that does not fit as a whole."""
     context: dict[str, Any] = {"misfits": (Misfit(expected, meant=meant, advice=advice, secret=secret),)}
     return PydanticCustomError("misfit", "got a value that does not fit", context)
+
+
+class SchemaWhenAsked:
+    """Annotates a field with a JSON Schema that is made when one is asked for, as the tables it names are files."""
+
+    def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
+        self._make = make
+
+    def __get_pydantic_json_schema__(self, *_: object) -> dict[str, Any]:
+        return self._make()
 
 
 def _iso_date(value: object) -> dt.date:

@@ -2,9 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, WithJsonSchema
+from pydantic import AfterValidator
 
-from policies.scalars import misfit
+from policies.scalars import SchemaWhenAsked, misfit
 from policies.vocabulary import identifier_classes
 from policies.wording import nearest
 
@@ -32,11 +32,15 @@ def _denied(value: str) -> str:
 
 
 IdentifierClass = Annotated[
-    str, AfterValidator(_class), WithJsonSchema({"type": "string", "enum": [*identifier_classes().classes, NONE]})
+    str,
+    AfterValidator(_class),
+    SchemaWhenAsked(lambda: {"type": "string", "enum": [*identifier_classes().classes, NONE]}),
 ]
 """A class of identifiers, or none."""
 
 DeniedClass = Annotated[
-    str, AfterValidator(_denied), WithJsonSchema({"type": "string", "enum": list(identifier_classes().classes)})
+    str,
+    AfterValidator(_denied),
+    SchemaWhenAsked(lambda: {"type": "string", "enum": list(identifier_classes().classes)}),
 ]
 """A class of identifiers."""

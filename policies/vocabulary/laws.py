@@ -3,9 +3,9 @@
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, WithJsonSchema
+from pydantic import AfterValidator
 
-from policies.scalars import misfit
+from policies.scalars import SchemaWhenAsked, misfit
 from policies.vocabulary import law_table
 from policies.wording import nearest
 
@@ -81,15 +81,15 @@ def _ended(code: str) -> Exception:
 LawCode = Annotated[
     str,
     AfterValidator(_law),
-    WithJsonSchema({"type": "string", "enum": [c for c, law in law_table().laws.items() if not law.until]}),
+    SchemaWhenAsked(lambda: {"type": "string", "enum": [c for c, law in law_table().laws.items() if not law.until]}),
 ]
 """The code of a law that applies, `gdpr`."""
 
 Citation = Annotated[
     str,
     AfterValidator(_citation),
-    WithJsonSchema(
-        {
+    SchemaWhenAsked(
+        lambda: {
             "anyOf": [
                 {"type": "string", "enum": sorted(citations())},
                 {"type": "string", "pattern": f"^({'|'.join(_instruments())})-"},

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import AfterValidator, WithJsonSchema
+from pydantic import AfterValidator
 
-from policies.scalars import misfit
+from policies.scalars import SchemaWhenAsked, misfit
 from policies.vocabulary import blocs, country_codes
 from policies.wording import nearest, shown
 
@@ -57,13 +57,13 @@ def _place(value: str) -> str:
 Country = Annotated[
     str,
     AfterValidator(_country),
-    WithJsonSchema({"type": "string", "enum": sorted(country_codes().countries)}),
+    SchemaWhenAsked(lambda: {"type": "string", "enum": sorted(country_codes().countries)}),
 ]
 """A country code."""
 
 Place = Annotated[
     str,
     AfterValidator(_place),
-    WithJsonSchema({"type": "string", "enum": [*blocs().blocs, *sorted(country_codes().countries)]}),
+    SchemaWhenAsked(lambda: {"type": "string", "enum": [*blocs().blocs, *sorted(country_codes().countries)]}),
 ]
 """A country code or the code of a bloc."""
