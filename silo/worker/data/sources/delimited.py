@@ -9,6 +9,7 @@ import io
 import itertools
 import zlib
 from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import pyarrow as pa
@@ -28,10 +29,23 @@ def chunks(source: CsvFile, columns: Mapping[str, Column], names: tuple[str, ...
     header = _header(source, names)
     try:
         with opened(source) as file, _reader(source, file, header, columns, names) as reader:
-            for batch in reader:
+            for batch in _ahead(reader):
                 yield pa.Table.from_batches([batch])
     except (pa.ArrowException, ValueError, OSError, *_BROKEN):
         _find_fault(source, header, columns, names)
+
+
+def _ahead(reader: Any) -> Iterator[pa.RecordBatch]:
+    """A reader's batches, each read by a thread while the one before is used."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(reader.read_next_batch)
+        while True:
+            try:
+                batch = waiting.result()
+            except StopIteration:
+                return
+            waiting = thread.submit(reader.read_next_batch)
+            yield batch
 
 
 def opened(source: CsvFile) -> Any:
