@@ -114,7 +114,8 @@ def test_a_model_is_kept_until_two_people_at_a_silo_have_released_it(federation:
     policy.write_text(before.replace("version: 1,", "version: 2,") + "release: {approvers: [dora, emil], minimum: 2}\n")
     restart_gate(federation, "hospital-a")
     run = federation.submit(federation.run_file("four-eyes", rounds="1"))
-    assert federation.follow(run)[-1]["event"] == "run.completed"
+    ended = federation.follow(run)[-1]
+    assert (ended["event"], ended["release"]) == ("run.completed", ["hospital-a"])
 
     passport, model = tmp_path / "passport.json", tmp_path / "model.npz"
     fetch = ("run", "model", run, "--home", operator, "--out", model)

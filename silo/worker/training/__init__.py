@@ -7,7 +7,7 @@ import sys
 _hidden = [name for name in ("sklearn", "matplotlib") if name not in sys.modules]
 sys.modules.update(dict.fromkeys(_hidden))  # type: ignore[arg-type]  # None is what makes an import fail
 try:
-    import keras  # noqa: F401
+    import keras  # noqa: F401  for what its import leaves out here
 finally:
     for _name in _hidden:
         del sys.modules[_name]

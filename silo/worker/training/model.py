@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ import tensorflow as tf
 from federation.run import LocalWork, Precision, Run
 from federation.wire import Weights
 from silo.randomness import SecureStream
+from silo.worker.ahead import ahead
 from silo.worker.data.view import PolicyView
 from silo.worker.errors import AppError, WorkError, kind_of
 from silo.worker.metrics import MEASURES
@@ -30,7 +32,7 @@ from silo.worker.training.correction import Correction
 from silo.worker.training.pace import Pace
 from silo.worker.training.perexample import ClippedSum, clipped_sum_of, is_ghost
 from silo.worker.training.precision import check_output, check_unscaled, computing_in
-from silo.worker.training.randomness import made_ahead, poisson_steps
+from silo.worker.training.randomness import poisson_steps
 
 _LARGE = 1 << 16
 """From this many weights on, rows that only fill a batch up cost more than a batch whose shape is not known."""
@@ -249,7 +251,7 @@ class FederatedModel:
         scale = tuple(tf.constant(value, tf.float32) for value in (privacy.clip_norm, 1 / expected, self._round_mu))
         most = max(1, _NOISE_VALUES // values)
         sizes = [min(most, privacy.steps - start) for start in range(0, privacy.steps, most)]
-        with made_ahead(partial(self._noise, stream, deviation / expected), sizes) as blocks:
+        with closing(ahead(self._noise(stream, deviation / expected, size) for size in sizes)) as blocks:
             for start, end in pace.chunks(privacy.steps, most):
                 if start % most == 0:
                     block = next(blocks)

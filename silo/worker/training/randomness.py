@@ -1,19 +1,14 @@
-"""Randomness of private steps: the rows that each takes, by Poisson sampling; noise, made ahead of the steps."""
+"""Which rows a private step takes: Poisson sampling from randomness nobody can predict."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from silo.randomness import SecureStream
 
-Made = TypeVar("Made")
 _LANES = 16
 """Widths are multiples of it, as vector units take rows."""
 
@@ -46,18 +41,3 @@ def poisson_steps(stream: SecureStream, rows: int, sampling_rate: float, steps: 
     order = np.full((steps, width), -1, dtype=np.int32)
     order[step, np.arange(row.size) - np.repeat(np.cumsum(counts) - counts, counts)] = row
     return order
-
-
-@contextlib.contextmanager
-def made_ahead(make: Callable[[int], Made], sizes: list[int]) -> Iterator[Iterator[Made]]:
-    """What `make` gives for each size in turn, each made by a thread while the one before is used."""
-
-    def each() -> Iterator[Made]:
-        waiting = maker.submit(make, sizes[0])
-        for size in sizes[1:]:
-            made, waiting = waiting.result(), maker.submit(make, size)
-            yield made
-        yield waiting.result()
-
-    with ThreadPoolExecutor(1) as maker:
-        yield each()

@@ -9,7 +9,6 @@ import io
 import itertools
 import zlib
 from collections.abc import Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ import pyarrow.csv as pa_csv
 from silo.dataset.contract import Column
 from silo.dataset.limits import LIMITS
 from silo.dataset.sources import CsvFile
+from silo.worker.ahead import ahead
 from silo.worker.data.cells import problem_of, refused
 from silo.worker.errors import DataError
 
@@ -29,23 +29,10 @@ def chunks(source: CsvFile, columns: Mapping[str, Column], names: tuple[str, ...
     header = _header(source, names)
     try:
         with opened(source) as file, _reader(source, file, header, columns, names) as reader:
-            for batch in _ahead(reader):
+            for batch in ahead(reader):
                 yield pa.Table.from_batches([batch])
     except (pa.ArrowException, ValueError, OSError, *_BROKEN):
         _find_fault(source, header, columns, names)
-
-
-def _ahead(reader: Any) -> Iterator[pa.RecordBatch]:
-    """A reader's batches, each read by a thread while the one before is used."""
-    with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(reader.read_next_batch)
-        while True:
-            try:
-                batch = waiting.result()
-            except StopIteration:
-                return
-            waiting = thread.submit(reader.read_next_batch)
-            yield batch
 
 
 def opened(source: CsvFile) -> Any:
