@@ -56,6 +56,12 @@ def test_no_module_is_longer_than_six_hundred_lines() -> None:
     assert [path for path in modules() if len(path.read_text().splitlines()) > 600] == []
 
 
+def test_no_file_keeps_the_marks_of_an_unfinished_merge() -> None:
+    marks = re.compile(rb"^(<{7}|>{7})( |$)", re.M)
+    kept = [name for name in TRACKED if name and (ROOT / name).is_file() and marks.search((ROOT / name).read_bytes())]
+    assert kept == []
+
+
 def locked(name: str) -> dict[str, set[str]]:
     pins: dict[str, set[str]] = {}
     for pin, version in re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "locks" / name).read_text(), re.M):
