@@ -15,11 +15,12 @@ from urllib.parse import parse_qs
 from coordinator.events import EventLog
 from coordinator.execution import Execution
 from coordinator.gateway import CONTROL_PREFIX, Scope, Send, send_json, send_response
+from coordinator.ownership import is_own, require_own
 from coordinator.recorded import RecordedRun, describe
 from coordinator.registry import checkpoint, fetched, kept_of
 from coordinator.releases import Releases, Run
 from coordinator.superlink import Response, SuperLink
-from federation.errors import IdentityError, UsageError, WireError
+from federation.errors import IdentityError, RefusedError, UsageError, WireError
 from federation.identity import Peer
 from federation.limits import LIMITS
 from federation.release import parse_release_request
@@ -27,8 +28,8 @@ from federation.run import SignedRun, app_digest, parse_signed_run
 
 FOLLOW_SECONDS = 10.0
 FOLLOWERS = 32
-LISTED = ("run", "state", "purpose", "submitted", "closed", "rounds", "metrics")
-"""What the list of runs says of each."""
+LISTED = ("run", "state", "purpose", "submitted", "closed", "rounds")
+"""What the list of runs says of each; of an operator's own runs it gives the metrics, too."""
 
 
 class Runs:
@@ -141,8 +142,15 @@ class Control:
     """Answers the control interface."""
 
     def __init__(
-        self, runs: Runs, superlink: SuperLink, members: Callable[[], list[dict[str, Any]]], releases: Releases
+        self,
+        runs: Runs,
+        superlink: SuperLink,
+        members: Callable[[], list[dict[str, Any]]],
+        releases: Releases,
+        not_own: Callable[[Peer, str, str], None],
     ) -> None:
+        """`not_own` records that an operator asked for what is another's: who, of which run, the reason."""
+        self._not_own = not_own
         self._runs = runs
         self._releases = releases
         self._superlink = superlink
@@ -159,17 +167,18 @@ class Control:
                 online = self._superlink.online()
                 await send_json(send, 200, [{**m, "online": m["name"] in online} for m in self._members()])
             case ("GET", "runs"):
-                await send_json(send, 200, await asyncio.to_thread(self._list))
+                await send_json(send, 200, await asyncio.to_thread(self._list, peer))
             case ("POST", "runs"):
                 run = await asyncio.to_thread(self._submit, peer, body)
                 await send_json(send, 201, {"run": run.run_id})
             case ("GET", "runs", run_id) if run_id:
-                await send_json(send, 200, await asyncio.to_thread(self._describe, run_id))
+                await send_json(send, 200, await asyncio.to_thread(self._describe, run_id, peer))
             case ("GET", "runs", run_id, "events"):
                 query = parse_qs(scope["query_string"].decode("ascii", "replace"))
-                await self._follow(await asyncio.to_thread(self._events, run_id), _after(query), send)
+                await self._follow(await asyncio.to_thread(self._events, run_id, peer), _after(query), send)
             case ("POST", "runs", run_id, "stop"):
-                self._runs.get(run_id).stop()
+                # Any operator may end a run: it gives nothing away, and the run's end says who asked for it.
+                self._runs.get(run_id).stop(f"the operator {peer.name}")
                 await send_json(send, 202, {"run": run_id})
             case ("POST", "runs", run_id, "resume"):
                 await asyncio.to_thread(self._runs.resume, run_id, peer)
@@ -190,10 +199,20 @@ class Control:
     def _fetched(
         self, run_id: str, peer: Peer, what: Literal["model", "passport", "submission", "statistics"]
     ) -> Response:
-        response = fetched(self._runs.get(run_id), what)
+        """A file of a run: the model if the silos let it go to this operator, its passport to any operator."""
+        run = self._runs.get(run_id)
         if what == "model":
             self._releases.require(self._of(run_id), peer)
-        return response
+        elif what != "passport":
+            self._require_own(run, peer)
+        return fetched(run, what)
+
+    def _require_own(self, run: Execution | RecordedRun, peer: Peer) -> None:
+        try:
+            require_own(run, peer)
+        except RefusedError as error:
+            self._not_own(peer, run.run_id, str(error))
+            raise
 
     def _checkpoint(self, run_id: str, peer: Peer, number: str) -> Response:
         """A round's model, kept from an operator as the final one is: the last round's is that very model."""
@@ -223,19 +242,23 @@ class Control:
             raise IdentityError(f"got app {app_digest(app)}, expected {signed.app_digest}, which was signed")
         return self._runs.submit(signed, app, peer)
 
-    def _events(self, run_id: str) -> EventLog:
-        return self._runs.get(run_id).events
-
-    def _describe(self, run_id: str) -> dict[str, Any]:
+    def _events(self, run_id: str, peer: Peer) -> EventLog:
         run = self._runs.get(run_id)
+        self._require_own(run, peer)
+        return run.events
+
+    def _describe(self, run_id: str, peer: Peer) -> dict[str, Any]:
+        run = self._runs.get(run_id)
+        self._require_own(run, peer)
         return {**describe(run_id, run.state, run.events.after(0, 0.0)[0]), **kept_of(run.directory)}
 
-    def _list(self) -> list[dict[str, Any]]:
-        """Every run with what stands first of it."""
+    def _list(self, peer: Peer) -> list[dict[str, Any]]:
+        """Every run in short."""
         found = []
         for run in self._runs.all():
             known = describe(run.run_id, run.state, run.events.after(0, 0.0)[0])
-            found.append({name: known[name] for name in LISTED if name in known})
+            names = (*LISTED, "metrics") if is_own(run, peer) else LISTED
+            found.append({name: known[name] for name in names if name in known})
         return found
 
     async def _follow(self, log: EventLog, after: int, send: Send) -> None:

@@ -14,7 +14,7 @@ from coordinator.asides import ask_once
 from coordinator.checkpoints import parse_shapes
 from coordinator.contributions import Contributions
 from coordinator.cosigning import cosign
-from coordinator.events import EventLog
+from coordinator.events import COORDINATOR, EventLog
 from coordinator.roster import Admitted, Roster
 from coordinator.rounds import Round, Verdict
 from coordinator.superlink import Reply, SuperLink
@@ -98,6 +98,7 @@ class Dialogue:
         self.admission = admission
         self._replies: queue.Queue[Reply | _Activated | str | None] = queue.Queue()
         self._suspended = False
+        self._stopped_by = COORDINATOR
         self._excluded: set[str] = set()
         self._stop = threading.Event()
         self._returning: dict[str, str] = {}
@@ -121,8 +122,9 @@ class Dialogue:
         if self._run:
             self._superlink.close_run(self._run, completed=completed)
 
-    def stop(self) -> None:
-        """Have whatever waits raise Stopped; may be called from another thread."""
+    def stop(self, by: str = COORDINATOR) -> None:
+        """Have whatever waits raise Stopped, with the name of who asked for it; may be called from another thread."""
+        self._stopped_by = by
         self._stop.set()
         self._replies.put(None)
 
@@ -132,7 +134,7 @@ class Dialogue:
         self.stop()
 
     def _stopped(self) -> ConcordatError:
-        return Suspended("the coordinator stops") if self._suspended else Stopped("stopped by the operator")
+        return Suspended("the coordinator stops") if self._suspended else Stopped(f"stopped by {self._stopped_by}")
 
     def exclude(self, silo: str) -> None:
         """Have a silo that left the federation dropped at once; may be called from another thread."""

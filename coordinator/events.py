@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 Event = dict[str, Any]
+COORDINATOR = "the coordinator"
+"""Who ends a run that no operator ended."""
 FINAL = frozenset({"run.completed", "run.failed", "run.refused", "run.stopped"})
 
 

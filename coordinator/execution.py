@@ -15,7 +15,7 @@ from audit.entry import Event as AuditEvent
 from audit.errors import AuditError
 from audit.log import AuditLog
 from coordinator.dialogue import Dialogue, Stopped, Suspended
-from coordinator.events import EventLog
+from coordinator.events import COORDINATOR, EventLog
 from coordinator.releases import keepers_of
 from coordinator.superlink import SuperLink
 from coordinator.witnessing import Witnessing
@@ -84,9 +84,9 @@ class Execution(ABC):
         """Have the run interrupted where it is; the next process of this coordinator goes on with it."""
         self._dialogue.suspend()
 
-    def stop(self) -> None:
-        """Ask the run to end; it does so at once."""
-        self._dialogue.stop()
+    def stop(self, by: str = COORDINATOR) -> None:
+        """Ask the run to end, for who `by` names; it does so at once."""
+        self._dialogue.stop(by)
 
     def exclude(self, silo: str) -> None:
         """Go on without a silo that left the federation, where the quorum allows."""

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coordinator.events import FINAL, EventLog
+from coordinator.events import COORDINATOR, FINAL, EventLog
 from federation.errors import RunFailedError, WireError
 from federation.home import read_limited, replace_file
+from federation.identity import load_certificate, peer_of
 from federation.limits import LIMITS
 from federation.run import SignedRun, app_digest, parse_signed_run
 
 INTERRUPTED = "interrupted"
 """The state of a run that has not ended and does not execute."""
-_SUBMITTED, _APP = "signed.json", "app.fab"
+_SUBMITTED, _APP, _OWNER = "signed.json", "app.fab", "operator"
 _SUBMISSION = 4 * LIMITS.document
 _ACTIONS = ("run.submit", "run.begin", "round.end", "round.unmask", "statistics.merge")
 
@@ -25,16 +26,36 @@ def write_submission(directory: Path, signed: SignedRun, app: bytes) -> None:
     """Keep what was submitted beside the run's results; durable."""
     (directory / "run.yaml").write_text(signed.text)
     replace_file(directory / _APP, app)
+    replace_file(directory / _OWNER, signer_of(signed).encode())
     replace_file(directory / _SUBMITTED, json.dumps(signed.fields()).encode() + b"\n")
+
+
+def signer_of(signed: SignedRun) -> str:
+    """The name in the certificate that came with a signed run; raises IdentityError. Nothing is verified here."""
+    return peer_of(load_certificate(signed.operator_certificate)).name
+
+
+def read_owner(directory: Path) -> str:
+    """The name of the operator who submitted a run, as the door checked it then; raises ConcordatError.
+
+    It is kept beside the submission, so that its operator can see why a run with a damaged submission failed.
+    """
+    if (directory / _OWNER).exists():
+        return read_limited(directory / _OWNER, LIMITS.certificate).decode("utf-8", "replace")
+    return signer_of(read_signed(directory))
+
+
+def read_signed(directory: Path) -> SignedRun:
+    """The signed run that was submitted. Raises RunFailedError if it is not there whole; it is not verified again."""
+    try:
+        return parse_signed_run(json.loads(read_limited(directory / _SUBMITTED, _SUBMISSION)))
+    except (ValueError, RecursionError, WireError):
+        raise RunFailedError("what was submitted cannot be read") from None
 
 
 def read_submission(directory: Path) -> tuple[SignedRun, bytes]:
     """What was submitted. Raises RunFailedError where it is not there whole; nothing else is verified yet."""
-    try:
-        fields = json.loads(read_limited(directory / _SUBMITTED, _SUBMISSION))
-        signed, app = parse_signed_run(fields), read_limited(directory / _APP, LIMITS.app)
-    except (ValueError, RecursionError, WireError):
-        raise RunFailedError("what was submitted cannot be read") from None
+    signed, app = read_signed(directory), read_limited(directory / _APP, LIMITS.app)
     if app_digest(app) != signed.app_digest:
         raise RunFailedError(f"got app {app_digest(app)[:19]}, expected {signed.app_digest[:19]}, which was signed")
     return signed, app
@@ -107,7 +128,7 @@ class RecordedRun:
         kind = str(_last_event(self.directory / "events.jsonl").get("event", ""))
         return kind.removeprefix("run.") if kind in FINAL else INTERRUPTED
 
-    def stop(self) -> None:
+    def stop(self, by: str = COORDINATOR) -> None:
         """Nothing: it does not execute."""
 
     def fail(self, problem: str) -> None:

@@ -1,4 +1,4 @@
-"""Keeps a run's final model until the silos whose policies say so have released it to the operator who asks."""
+"""Keeps a run's final model until the silos that have a say in it have released it to the operator who asks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from audit.entry import Event
 from audit.log import AuditLog
 from coordinator.asides import Asides
-from coordinator.recorded import read_submission
+from coordinator.recorded import read_owner, read_submission
 from federation.errors import IdentityError, RefusedError, UsageError
 from federation.home import read_limited, replace_file
 from federation.identity import Peer
@@ -41,6 +41,18 @@ def keepers_of(events: Iterable[Mapping[str, Any]]) -> frozenset[str]:
     return frozenset(found)
 
 
+def askable(directory: Path, events: Iterable[Mapping[str, Any]], operator: Peer) -> frozenset[str]:
+    """The silos that have to release a run's model to an operator.
+
+    The run's own operator was a party when the silos admitted it, so that only those whose policy keeps the model are
+    asked. Any other operator was not: every silo that admitted the run decides anew.
+    """
+    found = list(events)
+    if read_owner(directory) == operator.name:
+        return keepers_of(found)
+    return frozenset(str(event["silo"]) for event in found if event["event"] == "silo.admitted")
+
+
 class Releases:
     """Asks silos for releases, records their answers, and hands out nothing before."""
 
@@ -54,9 +66,9 @@ class Releases:
         self._asides, self._online, self._manifest, self._log = asides, online, manifest, log
 
     def require(self, run: Run, operator: Peer) -> None:
-        """Raise RefusedError unless every silo that keeps the run's model has released it to this operator."""
+        """Raise RefusedError unless every silo that has a say in it has released the run's model to this operator."""
         run_id, directory, events = run
-        waiting = sorted(keepers_of(events) - set(_released(directory).get(operator.name, {})))
+        waiting = sorted(askable(directory, events, operator) - set(_released(directory).get(operator.name, {})))
         if waiting:
             raise RefusedError(
                 f"{', '.join(waiting)} {'has' if len(waiting) == 1 else 'have'} not released the model of {run_id} to "
@@ -65,7 +77,10 @@ class Releases:
             )
 
     def ask(self, run: Run, request: ReleaseRequest, operator: Peer) -> dict[str, dict[str, str]]:
-        """Ask every silo that keeps the run's model; returns what each said. Raises IdentityError or UsageError."""
+        """Ask every silo that has a say in the run's model for it; returns what each said.
+
+        Raises IdentityError or UsageError.
+        """
         run_id, directory, events = run
         events = list(events)
         manifest = self._manifest()
@@ -76,7 +91,7 @@ class Releases:
         if (request.run, request.run_digest, request.model) != expected:
             raise UsageError(f"the request is for another model than that of {run_id}")
         released = _released(directory)
-        keepers = keepers_of(events) - set(released.get(operator.name, {}))
+        keepers = askable(directory, events, operator) - set(released.get(operator.name, {}))
         online = self._online()
         nodes = {silo: online[silo] for silo in sorted(keepers) if silo in online}
         shown = {"manifest": manifest.document.text, "manifest_signature": manifest.signature}

@@ -128,6 +128,7 @@ class Coordinator:
                 self._superlink,
                 self._members,
                 Releases(self._asides, self._superlink.online, self._manifest, self._log),
+                self._not_own,
             ),
             Evidence(home.audit),
             self._renewal,
@@ -356,6 +357,10 @@ class Coordinator:
         self._metrics.turned_away()
         if self._refusals.take():
             self._deny(peer, "connection.refused", path[:200], "gateway.identity", reason)
+
+    def _not_own(self, peer: Peer, run_id: str, reason: str) -> None:
+        if self._refusals.take():
+            self._deny(peer, "run.access", f"run/{run_id}", rule="control.owner", reason=reason)
 
     def _handshake_refused(self, reason: str) -> None:
         """Called on the event loop, which is not to wait for the disk."""
