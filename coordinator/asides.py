@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+from coordinator.reading import reading
 from coordinator.superlink import Reply, SuperLink
 from coordinator.witnessing import Witnessing
 from federation.errors import UsageError, WireError
@@ -52,10 +53,11 @@ def ask_once(
             if silo is None:
                 continue
             try:
-                answer = superlink.take(reply)
+                with reading(silo):
+                    answer = superlink.take(reply)
+                    witnessing.take(silo, answer.config.get(EVIDENCE))
             except WireError:
                 continue
-            witnessing.take(silo, answer.config.get(EVIDENCE))
             answers[silo] = answer
     finally:
         superlink.withdraw(set(asked))

@@ -15,6 +15,7 @@ from coordinator.checkpoints import parse_shapes
 from coordinator.contributions import Contributions
 from coordinator.cosigning import cosign
 from coordinator.events import COORDINATOR, EventLog
+from coordinator.reading import reading
 from coordinator.roster import Admitted, Roster
 from coordinator.rounds import Round, Verdict
 from coordinator.superlink import Reply, SuperLink
@@ -260,7 +261,9 @@ class Dialogue:
                 self._refused(name, answer, state)
                 return
             node = question.nodes[name]
-            if roster is not None and not roster.returned(name, admitted(node, answer)):
+            with reading(name):
+                again = admitted(node, answer)
+            if roster is not None and not roster.returned(name, again):
                 raise WireError(f"{name} announces other rows or another model than before")
             self._events.emit("silo.returned", silo=name)
             question.asked[name] = time.monotonic()
@@ -274,8 +277,9 @@ class Dialogue:
 
     def _take(self, name: str, reply: Reply) -> Envelope:
         """Read an answer and what it says of logs; raises WireError, also for a silo's own report of a failure."""
-        answer = self._superlink.take(reply)
-        self._witnessing.take(name, answer.config.get(EVIDENCE))
+        with reading(name):
+            answer = self._superlink.take(reply)
+            self._witnessing.take(name, answer.config.get(EVIDENCE))
         if answer.config.get("status") == "failed":
             raise WireError(str(answer.config.get("reason", "the silo failed"))[:1000])
         return answer
@@ -295,14 +299,29 @@ class Dialogue:
         try:
             answer = self._take(name, reply)
             if answer.config.get("status") != "refused":
-                question.take(name, answer)
-                question.state.answer(name)
+                self._usable(name, answer, question)
             elif answer.config.get("rule") == RUN_UNKNOWN and question.tries.get(name, 0) < READMISSIONS:
                 self._ask_again(name, question)
             else:
                 self._refused(name, answer, question.state)
         except WireError as error:
             question.state.drop(name, str(error))
+
+    def _usable(self, name: str, answer: Envelope, question: _Question) -> None:
+        """Hand an answer on; one that cannot be used is in the coordinator's log with the silo's name."""
+        try:
+            with reading(name):
+                question.take(name, answer)
+        except WireError as error:
+            self._record(
+                "answer.refused",
+                decision="deny",
+                rule="answer.usable",
+                reason=str(error)[:2000],
+                detail={"silo": name, "question": question.group},
+            )
+            raise
+        question.state.answer(name)
 
     def _refused(self, name: str, answer: Envelope, state: Round) -> None:
         fields = {key: str(answer.config.get(key, ""))[:1000] for key in ("rule", "reason", "location", "remedy")}
@@ -357,14 +376,17 @@ class Dialogue:
         if name is None:
             return
         try:
-            answer = self._superlink.take(reply)
-            self._witnessing.take(name, answer.config.get(EVIDENCE))
-            if answer.config.get("status") == "refused":
+            with reading(name):
+                answer = self._superlink.take(reply)
+                self._witnessing.take(name, answer.config.get(EVIDENCE))
+                status = answer.config.get("status")
+                again = None if status in {"refused", "failed"} else admitted(roster.forgotten()[name], answer)
+            if status == "refused":
                 self._refused(name, answer, Round(frozenset({name}), 1, 0.0))
                 roster.left(name)
-            elif answer.config.get("status") == "failed":
+            elif again is None:
                 roster.forgot(name)
-            elif roster.returned(name, admitted(roster.forgotten()[name], answer)):
+            elif roster.returned(name, again):
                 self.contributions.admitted(name, answer)
                 self._events.emit("silo.returned", silo=name)
         except WireError:

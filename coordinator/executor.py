@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any
 
 from audit.log import AuditLog
+from coordinator.aggregation import check_update
 from coordinator.checkpoints import Checkpoint, Checkpoints, LayerShape, save_model
 from coordinator.dialogue import admitted
 from coordinator.execution import ONLINE_SECONDS, Execution
@@ -22,7 +24,7 @@ from coordinator.recorded import Logged
 from coordinator.roster import Admitted, Roster
 from coordinator.rounds import Round, Verdict, quorum_of
 from coordinator.secure_rounds import SecureRounds, Trained
-from coordinator.strategies import strategy_of
+from coordinator.strategies import Fold, strategy_of
 from coordinator.strategies.clipping import ClipNorm
 from coordinator.strategies.proximal import ProximalTerm
 from coordinator.superlink import SuperLink
@@ -32,8 +34,9 @@ from federation.encodings import packed_bytes, received
 from federation.errors import ConcordatError, RefusedError, RunFailedError, WireError
 from federation.limits import LIMITS
 from federation.manifest import SignedManifest
+from federation.measures import RANGES, reported
 from federation.passport import Agreed, Seal
-from federation.run import NOT_AVERAGED, Metric, Run, SignedRun
+from federation.run import NOT_AVERAGED, Run, SignedRun
 from federation.secure_aggregation.cohort import Place
 from federation.statistics.exact_sums import values_of
 from federation.statistics.normalization import normalization_digest, read_normalization
@@ -43,7 +46,6 @@ ADMISSION_SECONDS = 120.0
 SUM = "the opened sum"
 """Under what the one update of a round with secure aggregation is folded."""
 NOTHING_BESIDE: Mapping[str, str] = MappingProxyType({})
-KNOWN_METRICS: tuple[str, ...] = get_args(Metric)
 
 
 @dataclass(frozen=True)
@@ -161,12 +163,14 @@ class Executor(Execution):
         self._dialogue.open(run.metadata.name, self._app, self._signed.app_digest)
         self._dialogue.cosign(nodes)
         roster = Roster(self._admission(nodes, quorum))
+        for name, reason in roster.strangers(quorum).items():
+            self.events.emit("silo.dropped", silo=name, phase="admission", reason=reason)
         shapes = roster.shapes()
         self._server.admitted(len(silos), roster.learning_rate())
         size = sum(shape.size for shape in shapes)
         if self._point is None:
             self._dialogue.expect(packed_bytes(None, size))
-            model = self._initial(roster.available(self._superlink.last_pull), size)
+            model = self._initial(roster, size)
         else:
             if shapes != self._point.shapes():
                 raise RunFailedError("the silos report another model than the one of the rounds that are closed")
@@ -275,21 +279,33 @@ class Executor(Execution):
             raise RunFailedError(f"{len(taking_part)} silos admitted the run, expected at least {quorum} ({lost})")
         return dict(sorted(taking_part.items()))
 
-    def _initial(self, nodes: Mapping[str, int], size: int) -> GlobalModel:
-        """Fetch the seeded initial model from the first silo; every silo makes the same one from the run's seed."""
-        first = min(nodes)
-        got: list[Weights] = []
+    def _initial(self, roster: Roster, size: int) -> GlobalModel:
+        """Fetch the seeded initial model from the first silo that sends the one it announced; all make it by the seed.
 
-        def take(name: str, answer: Envelope) -> None:
-            if answer.weights is None or answer.weights.size != size:
-                raise WireError(f"{name} sent no initial model of {size} values")
-            got.append(answer.weights)
+        The coordinator cannot make it. One that a silo cannot send, or which no silo could train, is asked of the next.
+        """
+        lost: dict[str, str] = {}
+        for first in roster.starters():
+            node = roster.available(self._superlink.last_pull).get(first)
+            if node is None:
+                continue
+            got: list[Weights] = []
 
-        state = Round(frozenset({first}), 1, time.monotonic() + self._run.strategy.deadline_seconds)
-        self._dialogue.ask(Kind.INITIAL, Envelope({}), {first: nodes[first]}, state, take, "initial")
-        if not got:
-            raise RunFailedError(f"{first} did not send the initial model: {state.dropped.get(first)}")
-        return GlobalModel.of(got[0])
+            def take(name: str, answer: Envelope, got: list[Weights] = got) -> None:
+                if answer.weights is None:
+                    raise WireError(f"{name} sent no initial model")
+                check_update(name, answer.weights, size)
+                if weights_digest(answer.weights) != roster.initial_digest(name):
+                    raise WireError(f"{name} sent another initial model than it announced")
+                got.append(answer.weights)
+
+            state = Round(frozenset({first}), 1, time.monotonic() + self._run.strategy.deadline_seconds)
+            self._dialogue.ask(Kind.INITIAL, Envelope({}), {first: node}, state, take, "initial", roster)
+            if got:
+                return GlobalModel.of(got[0])
+            lost |= state.dropped
+        told = "; ".join(f"{name}: {why}" for name, why in lost.items())
+        raise RunFailedError(f"no silo sent the initial model ({told})")
 
     def _round(self, number: int, model: GlobalModel, roster: Roster, quorum: int) -> GlobalModel:
         nodes = self._dialogue.available(roster, quorum, self._run.strategy.deadline_seconds, f"round {number}")
@@ -315,9 +331,10 @@ class Executor(Execution):
                 raise WireError(f"{name} counts {answer.number('examples')} examples, announced {announced[name]}")
             steps = _steps(name, answer)
             self._contributions.answered(name, answer)
-            allowed, bit = _allowed(answer.metrics), self._clipping.bit_of(name, answer.config)
+            allowed = reported(name, answer.metrics, self._run.metrics)
+            bit = self._clipping.bit_of(name, answer.config)
             if weights is not None:
-                fold.fold(name, weights, counted[name], allowed, steps[0])
+                _folded(fold, name, weights, counted[name], allowed, steps[0])
             metrics[name], work[name], sizes[name] = allowed, steps, answer.array_bytes
             if bit is not None:
                 bits[name] = bit
@@ -409,7 +426,7 @@ class Executor(Execution):
 
         def take(name: str, answer: Envelope) -> None:
             self._receipts.take(name, answer)
-            metrics[name] = _allowed(answer.metrics)
+            metrics[name] = reported(name, answer.metrics, self._run.metrics)
             if answer.config.get(RELEASE) is True:
                 keepers.append(name)
 
@@ -460,8 +477,17 @@ class Executor(Execution):
         return {EVIDENCE: self._witnessing.call(nodes, event, everyone=everyone), **receipts}
 
 
-def _allowed(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: float(metrics[name]) for name in KNOWN_METRICS if name in metrics}
+def _folded(fold: Fold, silo: str, weights: Weights, examples: int, metrics: Mapping[str, float], steps: int) -> None:
+    """Fold one silo's weights in; raises WireError with nothing folded, or RunFailedError for a fault in between."""
+    try:
+        fold.fold(silo, weights, examples, metrics, steps)
+    except (ConcordatError, OSError):
+        raise
+    except Exception as error:
+        logging.getLogger("concordat").exception("folding the update of %s", silo)
+        raise RunFailedError(
+            f"the update of {silo} may be half in the sum: {type(error).__name__} while it was folded in"
+        ) from None
 
 
 def _steps(silo: str, answer: Envelope) -> tuple[int, int]:
@@ -475,7 +501,7 @@ def _steps(silo: str, answer: Envelope) -> tuple[int, int]:
 def _mean_metrics(metrics: Mapping[str, Mapping[str, float]], examples: Mapping[str, int]) -> dict[str, float]:
     """The silos' metrics averaged by the training rows they announced."""
     out: dict[str, float] = {}
-    for name in KNOWN_METRICS:
+    for name in RANGES:
         parts = [(examples[silo], values[name]) for silo, values in metrics.items() if name in values]
         if parts and name not in NOT_AVERAGED:
             out[name] = sum(weight * value for weight, value in parts) / sum(weight for weight, _ in parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,11 @@ class Admitted:
     initial_digest: str
     learning_rate: float | None = None
     """The constant rate of plain SGD, where the run's strategy goes by it."""
+
+    @property
+    def model(self) -> tuple[tuple[LayerShape, ...], float | None]:
+        """What all silos have to announce alike."""
+        return self.shapes, self.learning_rate
 
 
 class Roster:
@@ -47,9 +53,37 @@ class Roster:
         """
         return dict.fromkeys(self._admitted, 1) if alike else self.examples
 
+    def strangers(self, quorum: int) -> dict[str, str]:
+        """Take out the silos that announce another model than the most do, and say why; none where those are too few.
+
+        Without that one silo's announcement would end the run of all.
+        """
+        models = Counter(part.model for part in self._admitted.values())
+        (usual, count), *others = models.most_common()
+        if count < quorum or any(number == count for _, number in others):
+            return {}
+        found = {name: part for name, part in self._admitted.items() if part.model != usual}
+        for name in found:
+            self.left(name)
+        what = "another model or learning rate than the other silos"
+        return {name: f"{name} announces {what}: check its version of TensorFlow" for name in found}
+
+    def starters(self) -> list[str]:
+        """The silos in the order in which the initial model is asked for: first those that announce the usual one."""
+        taking_part = self._taking_part()
+        usual = Counter(part.initial_digest for part in taking_part.values())
+        return sorted(taking_part, key=lambda name: (-usual[taking_part[name].initial_digest], name))
+
+    def initial_digest(self, name: str) -> str:
+        """The digest of the initial model that a silo announced."""
+        return self._admitted[name].initial_digest
+
+    def _taking_part(self) -> dict[str, Admitted]:
+        return {name: part for name, part in self._admitted.items() if name not in self._left}
+
     def shapes(self) -> tuple[LayerShape, ...]:
         """The model's shapes; raises RunFailedError where the silos do not report the same."""
-        reported = [part.shapes for part in self._admitted.values()]
+        reported = [part.shapes for part in self._taking_part().values()]
         if any(shapes != reported[0] for shapes in reported):
             raise RunFailedError(
                 "the silos report different model shapes", advice="check that all run the same TensorFlow"
@@ -58,7 +92,7 @@ class Roster:
 
     def learning_rate(self) -> float | None:
         """The one learning rate that all silos announced; None where none did. Raises RunFailedError."""
-        rates = {part.learning_rate for part in self._admitted.values()}
+        rates = {part.learning_rate for part in self._taking_part().values()}
         if len(rates) > 1:
             told = ", ".join(f"{name} {part.learning_rate}" for name, part in self._admitted.items())
             raise RunFailedError(

@@ -41,6 +41,8 @@ class Limits:
     """One chunk of weights on the wire."""
     model_values: int = 512 * 1024 * 1024
     """The number of float32 values in a model."""
+    shapes: int = MIB
+    """The names and shapes of a model's weights, as text."""
     examples: int = 1_000_000_000
     """The number of training rows that one silo may announce."""
     reply_overhead: int = 8 * MIB

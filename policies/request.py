@@ -148,6 +148,7 @@ class Egress:
     The facts of the update (`values` to `size_bytes`) are all given or all None. `norm` is the update's L2
     norm. `examples` is the number of examples behind the reply. `privacy` counts the reply as debited. `cell` is the
     number of rows in the smallest cell that a reply of statistics shows; None for a reply that shows none.
+    `beyond_range` names the metrics that have a value which such a metric cannot have, with what it can have.
     """
 
     round: int
@@ -162,6 +163,7 @@ class Egress:
     size_bytes: int | None = None
     privacy: Privacy | None = None
     cell: int | None = None
+    beyond_range: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

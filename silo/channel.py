@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,25 @@ from federation.limits import LIMITS
 from federation.wire import Weights
 
 _LENGTH = struct.Struct(">I")
-_MAX_PAYLOAD = max(4 * LIMITS.model_values, LIMITS.app)
+MOST_PAYLOAD = max(4 * LIMITS.model_values, LIMITS.app)
+ANSWERS = MappingProxyType(
+    {
+        "prepare": "prepared",
+        "initial": "initial",
+        "train": "trained",
+        "evaluate": "evaluated",
+        "summarise": "summarised",
+    }
+)
+"""What a worker answers to what a gate asks; `error`, too, to each."""
 
 
 class ChannelError(ConcordatError):
     """The other end went away or sent something that is not a frame."""
+
+
+class NoFrameError(ChannelError):
+    """The other end is there, and sent something that is not a frame or a larger one than may come now."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +64,7 @@ def payload_of(weights: Weights) -> memoryview:
 def send(connection: socket.socket, frame: Frame) -> None:
     """Send a frame; raises ChannelError."""
     head = json.dumps({"op": frame.op, "payload": len(frame.payload), **frame.fields}).encode()
-    if len(head) > LIMITS.channel_header or len(frame.payload) > _MAX_PAYLOAD:
+    if len(head) > LIMITS.channel_header or len(frame.payload) > MOST_PAYLOAD:
         raise ChannelError(f"a frame of {len(head)} + {len(frame.payload)} bytes is too large to send")
     try:
         connection.sendall(_LENGTH.pack(len(head)) + head)
@@ -59,21 +74,33 @@ def send(connection: socket.socket, frame: Frame) -> None:
         raise ChannelError(f"the other end is gone: {error.strerror}") from None
 
 
-def receive(connection: socket.socket) -> Frame:
-    """Receive a frame; raises ChannelError where the connection ends or the frame is malformed."""
+def receive(connection: socket.socket, most: int = MOST_PAYLOAD) -> Frame:
+    """Receive a frame with a payload of at most so many bytes; raises ChannelError where the connection ends.
+
+    For what is no such frame it raises NoFrameError, before memory is taken for it.
+    """
     (length,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
     if length > LIMITS.channel_header:
-        raise ChannelError(f"got a frame head of {length} bytes, expected at most {LIMITS.channel_header}")
+        raise NoFrameError(f"got a frame head of {length} bytes, expected at most {LIMITS.channel_header}")
+    head = bytes(_exactly(connection, length))
     try:
-        fields = json.loads(bytes(_exactly(connection, length)))
+        fields = json.loads(head, object_pairs_hook=_each_once)
         op, size = fields.pop("op"), fields.pop("payload")
         # A lone surrogate has no UTF-8 form: it could be neither logged nor sent on.
         json.dumps(fields, ensure_ascii=False).encode()
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        raise ChannelError("got a frame head that is not JSON with op and payload") from None
-    if not isinstance(op, str) or type(size) is not int or not 0 <= size <= _MAX_PAYLOAD:
-        raise ChannelError(f"got a frame with payload {size!r}, expected 0 to {_MAX_PAYLOAD}")
+        raise NoFrameError("got a frame head that is not JSON with op and payload") from None
+    if not isinstance(op, str) or type(size) is not int or not 0 <= size <= most:
+        raise NoFrameError(f"got a frame with payload {size!s:.20}, expected 0 to {most}")
     return Frame(op, fields, _exactly(connection, size) if size else b"")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; raises ValueError where a name comes twice, as two readers may take two values for it."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name twice")
+    return found
 
 
 def _exactly(connection: socket.socket, size: int) -> memoryview:

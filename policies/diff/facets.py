@@ -26,6 +26,7 @@ INDEPENDENT = frozenset(
         "ingress.finite",
         "egress.metrics.declared",
         "egress.metrics.finite",
+        "egress.metrics.range",
         "egress.update.shape",
         "egress.update.dtype",
         "egress.update.finite",

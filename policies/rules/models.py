@@ -79,6 +79,16 @@ TABLE = (
         mandatory=True,
     ),
     Rule(
+        "egress.metrics.range",
+        ("egress",),
+        "Every metric has a value that such a metric can have",
+        "One silo's number cannot spoil the numbers of all.",
+        "{metrics} beyond the range of such a metric",
+        "correct the app's metrics",
+        ("egress", "metrics"),
+        mandatory=True,
+    ),
+    Rule(
         "egress.metrics.minimum_count",
         ("egress",),
         "There are enough examples behind the reply",

@@ -28,6 +28,11 @@ def _finite(context: Context, request: Egress) -> Finding:
     return context.deny("egress.metrics.finite", metrics=_named(wild)) if wild else PASSED
 
 
+def _range(context: Context, request: Egress) -> Finding:
+    beyond = request.beyond_range
+    return context.deny("egress.metrics.range", metrics=_named(list(beyond))) if beyond else PASSED
+
+
 def _examples(context: Context, request: Egress) -> Finding:
     minimum = context.model.egress.metrics.minimum_count
     if request.examples >= minimum:
@@ -46,5 +51,6 @@ EGRESS = (
     Check("egress.metrics.declared", _declared),
     *ADMISSION,
     Check("egress.metrics.finite", _finite),
+    Check("egress.metrics.range", _range),
     Check("egress.metrics.minimum_count", _examples),
 )

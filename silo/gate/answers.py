@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from audit.entry import JSON
@@ -17,34 +16,56 @@ from federation.wire import RELEASE, Envelope, Kind, Scalar
 from policies.document import Document
 from policies.model import SiloPolicy
 from silo.channel import Frame
+from silo.gate.account import Account, shown
 from silo.gate.accounting import Plan
 from silo.gate.replies import Question
 from silo.gate.session import Prepared, Session
 from silo.gate.worker_link import WorkerError
 
+MOST_METRICS = 10_000
+MOST_COLUMNS = 10_001
 
-def prepared_of(fields: Mapping[str, Any]) -> tuple[Prepared, int, int, str]:
-    """A worker's account of its view, the rows dropped and withheld, and its sockets; raises WorkerError."""
-    try:
-        prepared = Prepared(
-            rows=int(fields["rows"]),
-            examples=int(fields["examples"]),
-            validation=int(fields["validation"]),
-            view_digest=str(fields["view_digest"]),
-            shapes=str(fields["shapes"]),
-            values=int(fields["values"]),
-            initial_digest=str(fields["initial_digest"]),
-            consent=_name(fields.get("consent")),
-            opt_out=_name(fields.get("opt_out")),
-            pseudonymized=tuple(str(name) for name in fields.get("pseudonymized", ())),
-            contract=_digest(fields.get("contract")),
-            learning_rate=_rate(fields.get(LEARNING_RATE)),
-        )
-        dropped, withheld = int(fields.get("dropped", 0)), int(fields.get("withheld", 0))
-        sockets = str(fields.get("sockets", "not told"))[:200]
-    except (KeyError, ValueError, TypeError, OverflowError) as error:
-        raise WorkerError(f"the worker's account of the view lacks a field: {error}") from None
-    return prepared, dropped, withheld, sockets
+
+@dataclass(frozen=True)
+class ViewAccount:
+    """A worker's account of the view that it built, beside what is prepared: rows left out, constraint, sockets."""
+
+    prepared: Prepared
+    dropped: int
+    withheld: int
+    constraint: str | None
+    sockets: str
+
+    def require_whole(self) -> None:
+        """Raise WorkerError where training and validation rows are more than the rows of the view."""
+        found = self.prepared
+        if found.examples + found.validation > found.rows:
+            raise WorkerError(
+                f"the worker's account of the view cannot be: got {found.examples} rows to train on and "
+                f"{found.validation} to validate on, expected at most the {found.rows} of the view"
+            )
+
+
+def prepared_of(fields: Mapping[str, Any]) -> ViewAccount:
+    """A worker's account of its view and model; raises WorkerError."""
+    account = Account("the worker's account of the view", fields)
+    prepared = Prepared(
+        rows=account.count("rows"),
+        examples=account.whole("examples", 1, LIMITS.examples),
+        validation=account.count("validation"),
+        view_digest=account.digest("view_digest"),
+        shapes=account.text("shapes", LIMITS.shapes),
+        values=account.whole("values", 1, LIMITS.model_values),
+        initial_digest=account.digest("initial_digest"),
+        consent=account.optional_name("consent"),
+        opt_out=account.optional_name("opt_out"),
+        pseudonymized=account.names("pseudonymized", MOST_COLUMNS),
+        contract=account.optional_digest("contract"),
+        learning_rate=account.rate(LEARNING_RATE, LARGEST_RATE),
+    )
+    sockets = account.text("sockets", LIMITS.channel_header, "not told")[:200]
+    constraint = account.optional_digest("constraint")
+    return ViewAccount(prepared, account.count("dropped", 0), account.count("withheld", 0), constraint, sockets)
 
 
 def admission_answer(session: Session, policy: Document[SiloPolicy]) -> Envelope:
@@ -132,37 +153,16 @@ def _cost(plan: Plan | None) -> dict[str, Scalar]:
     return {} if plan is None else {"epsilon": plan.epsilon, "delta": plan.delta}
 
 
-def _digest(value: object) -> str | None:
-    """A digest, or None; raises ValueError."""
-    if value is not None and re.fullmatch("sha256:[0-9a-f]{64}", str(value)) is None:
-        raise ValueError("contract is no digest")
-    return _name(value)
-
-
-def _rate(value: object) -> float | None:
-    """A learning rate, or None; raises ValueError."""
-    if value is not None and not (isinstance(value, float) and 0 < value <= LARGEST_RATE):
-        raise ValueError("learning_rate is no number above 0")
-    return value
-
-
-def _name(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
 def metrics_of(answer: Frame) -> dict[str, float]:
     """The metrics a worker reports; raises WorkerError."""
-    try:
-        return {str(name): float(value) for name, value in answer.fields["metrics"].items()}
-    except (KeyError, AttributeError, TypeError, ValueError, OverflowError):
-        raise WorkerError(f"the worker's metrics are not numbers: {json.dumps(answer.fields)[:200]}") from None
+    return Account("the worker's answer", answer.fields).numbers("metrics", MOST_METRICS)
 
 
 def steps_of(answer: Frame) -> tuple[int, int]:
     """The steps a worker did and those that were planned; raises WorkerError."""
     steps, planned = answer.fields.get("steps"), answer.fields.get("planned")
     if type(steps) is not int or type(planned) is not int or not 1 <= steps <= planned <= LIMITS.steps:
-        raise WorkerError(f"the worker counts {steps!s:.20} of {planned!s:.20} steps, expected at least one")
+        raise WorkerError(f"the worker counts {shown(steps)} of {shown(planned)} steps, expected at least one")
     return steps, planned
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from dataclasses import replace
 from datetime import datetime
 
-from audit.errors import AuditEventError, RollbackError, VerificationError
+from audit.errors import AuditError, AuditEventError, RollbackError, VerificationError
 from federation.errors import ConcordatError, IdentityError, ManifestError, WireError
 from federation.receipts import keys_of
 from federation.run import load_run
@@ -36,6 +37,10 @@ from silo.gate.verified import verified
 from silo.gate.worker_link import WorkerError
 
 __all__ = ["Handler", "Parts", "Refusal"]
+
+
+FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What code of ours raises where a message or a worker's answer has something that nobody thought of."""
 
 
 class Handler:
@@ -89,9 +94,27 @@ class Handler:
                 # The worker was let go because a newer policy refuses the run: that is the answer.
                 return Envelope(session.refusal.fields)
             # AuditEventError: what a peer sent does not fit an entry, so nothing was recorded and nothing was done.
-            reason = str(error) or "no reason was given"
-            self._journal.record("message.failed", reason=reason[:2000], detail={"kind": task.kind[:40]})
-            return Envelope({"status": "failed", "reason": reason[:1000]})
+            return self._failed(task, str(error) or "no reason was given")
+        except (ConcordatError, AuditError):
+            raise
+        except FAULTS as error:
+            return self._fault(task, error)
+
+    def _failed(self, task: Task, reason: str) -> Envelope:
+        self._journal.record("message.failed", reason=reason[:2000], detail={"kind": task.kind[:40]})
+        return Envelope({"status": "failed", "reason": reason[:1000]})
+
+    def _fault(self, task: Task, error: Exception) -> Envelope:
+        """A fault in our own code about one message ends the run in progress, as a restart of the gate would.
+
+        Were it to end the gate, whoever finds such a message could keep this silo from serving any run. The error's
+        words are left out, as they may repeat what was sent.
+        """
+        places = "".join(traceback.format_tb(error.__traceback__))
+        self._parts.say(f"THE GATE HAS A FAULT: {type(error).__name__}, at\n{places}")
+        with self._deciding:
+            self._end_session()
+        return self._failed(task, f"the gate has a fault: {type(error).__name__}")
 
     def _dispatch(self, task: Task, envelope: Envelope) -> Envelope:
         match task.kind:

@@ -13,13 +13,14 @@ from federation.run import Run
 from federation.statistics.exact_sums import encoded
 from federation.statistics.normalization import normalization_digest, normalization_layout, read_normalization
 from federation.statistics.reading import read_summary
-from federation.statistics.summary import Summary, to_fields
+from federation.statistics.summary import Layout, Summary, to_fields
 from federation.wire import Envelope
 from policies.decision import Decision
 from policies.document import Document
 from policies.engine import decide, undecided
 from policies.model import SiloPolicy
 from policies.request import Egress, Privacy
+from silo.gate.account import Account
 from silo.gate.cells import Table, conceal
 from silo.gate.masking import Sums
 from silo.gate.worker_link import WorkerError
@@ -39,20 +40,24 @@ def prepare_fields(policy: Document[SiloPolicy], run: Run) -> dict[str, int]:
     return {} if run.normalization is None or allowed is None else {"cell": allowed.minimum_cell}
 
 
-def moments_in(fields: Mapping[str, Any], run: Run) -> TrainingMoments | None:
+def moments_in(fields: Mapping[str, Any], run: Run, examples: int) -> TrainingMoments | None:
     """What the worker says of its training rows; None for a run that does not ask. Raises WorkerError."""
     if run.normalization is None:
         return None
-    try:
-        summary = read_summary(json.dumps(fields["moments"]), normalization_layout(run.features))
-        tables = tuple(Table(int(values), int(rarest)) for values, rarest in fields["tables"])
-        if len(tables) != len(run.features):
-            raise ValueError("tables")
-    except WireError as error:
-        raise WorkerError(f"the worker's statistics cannot be: {error}") from None
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise WorkerError(f"the worker's statistics lack a field: {error}"[:500]) from None
+    summary, tables = summary_in("moments", fields, normalization_layout(run.features))
+    if summary.rows != examples:
+        raise WorkerError(f"the worker's statistics are of {summary.rows} rows, expected the {examples} it trains on")
     return TrainingMoments(summary, tables)
+
+
+def summary_in(name: str, fields: Mapping[str, Any], layout: Layout) -> tuple[Summary, tuple[Table, ...]]:
+    """A worker's summary under a name, and what it says of each column's values; raises WorkerError."""
+    account = Account("the worker's statistics", fields)
+    try:
+        summary = read_summary(json.dumps(account.given(name)), layout)
+    except (WireError, RecursionError) as error:
+        raise account.wrong(str(error)) from None
+    return summary, tuple(Table(values, rarest) for values, rarest in account.pairs("tables", layout.width))
 
 
 def decide_moments(

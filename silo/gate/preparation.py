@@ -7,6 +7,7 @@ from typing import Any
 
 from audit.errors import AuditEventError
 from federation.errors import ConcordatError
+from federation.limits import LIMITS
 from silo.channel import Frame
 from silo.constraint import Constraint
 from silo.gate.answers import prepared_of
@@ -47,7 +48,7 @@ class Preparation:
         beside = prepare_fields(self._desk.policy(), session.run)
         frame = Frame("prepare", {"run": session.text, "view": constraint.fields(), **beside}, session.app)
         try:
-            answer = self._parts.link.ask(frame, PREPARE_SECONDS)
+            answer = self._parts.link.ask(frame, PREPARE_SECONDS, 0)
             return self._view(session, constraint, answer.fields)
         except (ConcordatError, AuditEventError):
             # A worker serves one run: after a failed or refused one it is of no more use.
@@ -56,24 +57,27 @@ class Preparation:
 
     def _view(self, session: Session, constraint: Constraint, fields: Mapping[str, Any]) -> Prepared:
         """What a worker says of the view it built, once the view is allowed; raises Refusal or WorkerError."""
-        prepared, dropped, withheld, sockets = prepared_of(fields)
-        if constraint.changes_rows_or_values and fields.get("constraint") != constraint.digest:
+        account = prepared_of(fields)
+        prepared = account.prepared
+        if constraint.changes_rows_or_values and account.constraint != constraint.digest:
             raise WorkerError("the worker does not say that it kept what the policy asks of the view")
         detail: Detail = {
             "dataset": session.run.dataset,
             "columns": ",".join(session.run.columns)[:8000],
             "rows": prepared.rows,
-            "dropped_rows": dropped,
-            "withheld_rows": withheld,
+            "dropped_rows": account.dropped,
+            "withheld_rows": account.withheld,
             "constraint": constraint.digest,
             "view": prepared.view_digest,
-            "sockets": sockets,
+            "sockets": account.sockets,
             **({} if prepared.contract is None else {"contract": prepared.contract}),
         }
         with self._desk.deciding:
             decision = decide_view(self._desk.policy(), session.run, prepared, self._parts.now(), self._parts.observe)
             self._journal.decide("view.build", decision, session.run_id, detail=detail)
-        session.moments = moments_in(fields, session.run)
+        # The policy comes first: what it asks of the rows is the reason that a person can act on.
+        account.require_whole()
+        session.moments = moments_in(fields, session.run, prepared.examples)
         self._require(session, prepared)
         return prepared
 
@@ -89,4 +93,10 @@ class Preparation:
     def _work_once(self, session: Session, frame: Frame) -> Frame:
         if self._parts.link.worker != session.worker:
             session.prepared = self.prepare(session)
-        return self._parts.link.ask(frame, session.run.strategy.deadline_seconds)
+        return self._parts.link.ask(frame, session.run.strategy.deadline_seconds, _weights_bytes(session))
+
+
+def _weights_bytes(session: Session) -> int:
+    """What an answer with weights may weigh: those of the prepared model; a little more is refused by its own rule."""
+    values = session.prepared.values if session.prepared else 0
+    return 4 * values + LIMITS.reply_overhead

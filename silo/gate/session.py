@@ -12,6 +12,7 @@ from federation.encodings import packed_bytes
 from federation.errors import ManifestError, WireError
 from federation.identity import Peer, Role
 from federation.manifest import Federation
+from federation.measures import beyond_range
 from federation.run import Run, SignedRun
 from federation.statistics.normalization import KINDS
 from federation.wire import Weights
@@ -263,6 +264,7 @@ def decide_egress(
             metrics=metrics,
             declared_metrics=session.run.metrics,
             privacy=privacy,
+            beyond_range=beyond_range(metrics),
         )
         return decide(policy, request, now, observe), 0.0
     after, before = update
@@ -280,5 +282,6 @@ def decide_egress(
         norm=norm,
         size_bytes=packed_bytes(session.run.updates, int(after.size)),
         privacy=privacy,
+        beyond_range=beyond_range(metrics),
     )
     return decide(policy, request, now, observe), norm

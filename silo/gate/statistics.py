@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from federation.errors import WireError
 from federation.identity import load_certificate
 from federation.run import SignedRun
 from federation.statistics.document import Statistics, load_statistics
-from federation.statistics.reading import read_summary
 from federation.statistics.summary import Layout, Summary, layout_of, to_fields
 from federation.wire import Envelope
 from policies.decision import Decision
@@ -22,6 +20,7 @@ from policies.model import SiloPolicy
 from policies.request import Admission, Egress, Party, Privacy, View
 from silo.channel import Frame
 from silo.constraint import Constraint
+from silo.gate.account import Account
 from silo.gate.accounting import Mechanism, PlanError, epsilon_of, noise_for
 from silo.gate.cells import Table, conceal
 from silo.gate.desk import Desk
@@ -29,6 +28,7 @@ from silo.gate.facts import certificate_facts
 from silo.gate.journal import Detail
 from silo.gate.ledger import Debit, LedgerError
 from silo.gate.noise import noisy, sensitivity
+from silo.gate.normalization import summary_in
 from silo.gate.parts import Parts
 from silo.gate.preparation import WORKERS
 from silo.gate.replies import Question
@@ -207,7 +207,7 @@ class Surveys:
         self._parts.link.wait()
         worker = self._parts.link.worker
         try:
-            return self._parts.link.ask(frame, seconds)
+            return self._parts.link.ask(frame, seconds, 0)
         finally:
             if self._parts.link.worker == worker:  # and not the fresh one that already took its place
                 self._parts.link.drop()
@@ -216,20 +216,13 @@ class Surveys:
         self, asked: Asked, constraint: Constraint, fields: Mapping[str, Any]
     ) -> tuple[Summary, tuple[Table, ...]]:
         statistics = asked.statistics
-        if constraint.changes_rows_or_values and fields.get("constraint") != constraint.digest:
+        account = Account("the worker's statistics", fields)
+        if constraint.changes_rows_or_values and account.optional_digest("constraint") != constraint.digest:
             raise WorkerError("the worker does not say that it kept what the policy asks of the view")
-        try:
-            summary = read_summary(json.dumps(fields["summary"]), layout_of(statistics))
-            tables = tuple(Table(int(values), int(rarest)) for values, rarest in fields["tables"])
-            if len(tables) != len(statistics.names):
-                raise ValueError("tables")
-            dropped, withheld = int(fields["dropped"]), int(fields["withheld"])
-            consent, opt_out, contract = (_text(fields.get(name)) for name in ("consent", "opt_out", "contract"))
-            view_digest = str(fields["view_digest"])[:100]
-        except WireError as error:
-            raise WorkerError(f"the worker's statistics cannot be: {error}") from None
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise WorkerError(f"the worker's statistics lack a field: {error}"[:500]) from None
+        summary, tables = summary_in("summary", fields, layout_of(statistics))
+        dropped, withheld = account.count("dropped"), account.count("withheld")
+        consent, opt_out = account.optional_name("consent"), account.optional_name("opt_out")
+        contract, view_digest = account.optional_digest("contract"), account.digest("view_digest")
         view = View(statistics.dataset, statistics.names, summary.rows, consent, opt_out, (), contract)
         detail: Detail = {
             "dataset": statistics.dataset,
@@ -331,7 +324,3 @@ class Surveys:
             "steps": 1,
         }
         self._desk.journal.record("privacy.debit", run=asked.run_id, detail=detail)
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)[:200]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import ssl
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from federation.errors import ConcordatError
-from silo.channel import ChannelError, Frame, receive, send
+from silo.channel import ANSWERS, MOST_PAYLOAD, ChannelError, Frame, NoFrameError, receive, send
 from silo.config import ChannelEnd
 from silo.transport import HANDSHAKE_SECONDS, Listener, NotAWorkerError, TlsListener, UnixListener, hang_up
 
@@ -58,31 +58,41 @@ class WorkerLink:
                 self._changed.wait(min(left, 0.5))
             return self.hello
 
-    def ask(self, frame: Frame, seconds: float) -> Frame:
-        """Send a request and wait up to `seconds` for its answer; raises WorkerError with the worker's own sentence.
+    def ask(self, frame: Frame, seconds: float, payload: int = MOST_PAYLOAD) -> Frame:
+        """Send a request and wait up to `seconds` for its answer, whose payload has at most so many bytes.
 
-        A worker that is late is dropped: hanging up ends its trainer.
+        Raises WorkerError, for a worker that failed with its own sentence. A worker that is late, or that does not keep
+        to question and answer, is dropped: hanging up ends its trainer.
         """
         with self._changed:
             connection = self._connection
+            if connection is not None and not self._alive():
+                raise WorkerLostError(
+                    f"the worker went away during {frame.op}: it hung up, or spoke before it was asked"
+                )
         if connection is None:
             raise WorkerLostError("no worker is connected")
         deadline = time.monotonic() + seconds
         try:
-            connection.settimeout(seconds)
-            send(connection, frame)
-            answer = receive(connection)
-            connection.settimeout(None)
+            with _within(connection, seconds):
+                send(connection, frame)
+                answer = receive(connection, payload)
+            if answer.op not in {ANSWERS.get(frame.op), "error"}:
+                raise NoFrameError(f"got the answer {answer.op[:20]!a}, expected {ANSWERS.get(frame.op)}")
         except ChannelError as error:
-            with self._changed:
-                connection.close()
-                if self._connection is connection:  # and not the fresh one that already took its place
-                    self._connection = None
-            kind = WorkerError if self._closing or time.monotonic() >= deadline else WorkerLostError
+            self._let_go(connection)
+            fault = isinstance(error, NoFrameError) or self._closing or time.monotonic() >= deadline
+            kind = WorkerError if fault else WorkerLostError
             raise kind(f"the worker went away during {frame.op}: {error}") from None
         if answer.op == "error":
             raise WorkerError(str(answer.fields.get("message", "the worker failed"))[:1000])
         return answer
+
+    def _let_go(self, connection: socket.socket) -> None:
+        with self._changed:
+            connection.close()
+            if self._connection is connection:  # and not the fresh one that already took its place
+                self._connection = None
 
     def end_work(self) -> None:
         """Hang up on the current worker, whatever it is doing; may be called while another thread waits for it."""
@@ -143,31 +153,26 @@ class WorkerLink:
                 continue
             except OSError:
                 return
-            if not isinstance(connection, ssl.SSLSocket):
-                self._greet(connection)
-            elif self._handshakes.acquire(blocking=False):
-                # Anyone who reaches the port can open a connection and say nothing: each gets a thread and a deadline.
+            if self._handshakes.acquire(blocking=False):
+                # Who reaches the door can open a connection and say nothing: each gets a thread and a deadline.
                 threading.Thread(target=self._greet_within, args=(connection,), daemon=True).start()
             else:
                 self._turn_away(connection)
 
     def _greet_within(self, connection: socket.socket) -> None:
-        deadline = threading.Timer(HANDSHAKE_SECONDS, hang_up, (connection,))
-        deadline.daemon = True
-        deadline.start()
         try:
-            self._greet(connection)
+            with _within(connection, HANDSHAKE_SECONDS):
+                self._greet(connection)
         finally:
-            deadline.cancel()
             self._handshakes.release()
 
     def _greet(self, connection: socket.socket) -> None:
         """Take over a connection whose other end is the worker; any other is closed."""
         try:
-            connection.settimeout(HANDSHAKE_SECONDS)
             self._listener.admit(connection)
-            hello = receive(connection)
-            connection.settimeout(None)
+            hello = receive(connection, 0)
+            if hello.op != "hello":
+                raise NotAWorkerError("whoever connected did not say hello")
         except (ChannelError, NotAWorkerError, OSError):
             self._turn_away(connection)
             return
@@ -187,3 +192,15 @@ class WorkerLink:
         with self._changed:
             self.turned_away += 1
             self._changed.notify_all()
+
+
+@contextlib.contextmanager
+def _within(connection: socket.socket, seconds: float) -> Iterator[None]:
+    """Hang up on whoever is at the other end when the time is over, however often a byte of theirs comes."""
+    deadline = threading.Timer(seconds, hang_up, (connection,))
+    deadline.daemon = True
+    deadline.start()
+    try:
+        yield
+    finally:
+        deadline.cancel()

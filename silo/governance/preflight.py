@@ -40,7 +40,13 @@ AT_THE_SILO = {
     ),
     "view": ("datasets.rows.", "datasets.contract", "datasets.columns.pseudonymize"),
     "ingress": ("ingress.dtype", "ingress.shape", "ingress.finite", "ingress.max_bytes"),
-    "egress": ("egress.metrics.minimum_count", "egress.metrics.finite", "egress.update.", "privacy."),
+    "egress": (
+        "egress.metrics.minimum_count",
+        "egress.metrics.finite",
+        "egress.metrics.range",
+        "egress.update.",
+        "privacy.",
+    ),
 }
 """Rules that ask what only the silo knows, by stage; a prefix ends in a dot."""
 

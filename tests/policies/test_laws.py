@@ -205,6 +205,7 @@ _outside = {
         "size_bytes": st.integers((64 << 20) + 1) | st.integers(max_value=-1),
         "privacy": st.none() | st.just(Privacy(mode="none")) | st.just(Privacy(mode="example_dp")),
         "cell": st.integers(),
+        "beyond_range": st.sampled_from([("auc (0 to 1)",), ("loss (0 to 1)", "auc (0 to 1)")]),
     },
     "release": {
         "party": st.builds(Party, st.just("x"), st.sampled_from(["coordinator", "silo", "operator"]), _abroad),

@@ -268,6 +268,14 @@ DENIED = [
         "correct the app's metrics",
     ),
     (
+        "egress.metrics.range",
+        "egress",
+        {"beyond_range": ("auc (0 to 1)",)},
+        "  metrics:\n    allow: [loss",
+        "metric auc (0 to 1) beyond the range of such a metric",
+        "correct the app's metrics",
+    ),
+    (
         "egress.metrics.minimum_count",
         "egress",
         {"examples": 19},

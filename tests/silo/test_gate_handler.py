@@ -17,7 +17,7 @@ from audit.errors import AuditTampered, AuditWriteError
 from federation.errors import UnreachableError
 from federation.run import app_digest
 from federation.wire import Envelope, Kind, weights_digest
-from silo.channel import Frame
+from silo.channel import Frame, payload_of
 from silo.constraint import Constraint
 
 from .simulator import (
@@ -371,7 +371,7 @@ def test_an_admitted_run_takes_the_place_of_the_one_before(bench: GateBench) -> 
 
 
 def test_an_initial_model_other_than_the_admitted_one_stays(bench: GateBench) -> None:
-    bench.work(initial=lambda _: trained(INITIAL + 1))
+    bench.work(initial=lambda _: Frame("initial", {}, payload_of(INITIAL + 1)))
     bench.admit()
     assert refused(bench.ask(Kind.INITIAL, Envelope())) == "initial.seeded"
     assert bench.last["action"] == "message.refused"
@@ -379,7 +379,10 @@ def test_an_initial_model_other_than_the_admitted_one_stays(bench: GateBench) ->
 
 def test_a_wild_initial_model_stays(bench: GateBench) -> None:
     wild = np.array([1, math.nan, 1, 1], dtype=np.float32)
-    bench.work(prepare=lambda _: prepared(initial_digest=weights_digest(wild)), initial=lambda _: trained(wild))
+    bench.work(
+        prepare=lambda _: prepared(initial_digest=weights_digest(wild)),
+        initial=lambda _: Frame("initial", {}, payload_of(wild)),
+    )
     bench.admit()
     assert refused(bench.ask(Kind.INITIAL, Envelope())) == "ingress.finite"
     assert (bench.last["action"], bench.last["decision"]) == ("initial.release", "deny")

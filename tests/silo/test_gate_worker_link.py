@@ -227,12 +227,18 @@ def test_a_worker_that_dies_while_it_works_is_an_error_and_a_fresh_one_serves(li
 
 
 def test_an_answer_that_is_no_frame_ends_the_worker(link: WorkerLink, path: Path) -> None:
-    with _connect(path) as worker:
+    with _connect(path) as worker, ThreadPoolExecutor(1) as pool:
         send(worker, Frame("hello"))
         link.wait(SECONDS)
-        worker.sendall(struct.pack(">I", 100_000) + b"[" * 100_000)
+
+        def answer() -> None:
+            receive(worker)
+            worker.sendall(struct.pack(">I", 100_000) + b"[" * 100_000)
+
+        answering = pool.submit(answer)
         with pytest.raises(WorkerError, match="went away during initial: got a frame head"):
             link.ask(Frame("initial"), 30.0)
+        answering.result(SECONDS)
     assert link.worker == 0
 
 
