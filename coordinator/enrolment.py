@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from audit.errors import AuditError
 from coordinator.authority import Authority, request_fingerprint
 from coordinator.authority.invitations import EnrolmentRefusedError
 from coordinator.gateway import Receive, Scope, Send, TooLargeError, read_body, send_json
 from federation.enrolment import EnrolmentRequest, parse_request
 from federation.errors import ConcordatError, IdentityError
+from federation.faults import attempt
 from federation.identity import Peer
 from federation.joining import ENROL_PATH
 from federation.limits import LIMITS
@@ -22,6 +24,8 @@ from policies.errors import PolicyError
 
 ATTEMPTS_PER_MINUTE = 60
 ATTEMPTS_PER_MINUTE_OF_ONE = 10
+
+FORESEEN = (ConcordatError, PolicyError, AuditError)
 
 Record = Callable[[str, str, str, str, dict[str, str | int | bool]], None]
 """Records (actor, decision, rule, reason, detail) of an enrolment or a renewal, durably."""
@@ -50,7 +54,7 @@ class Enrolment:
             return
         try:
             body = await read_body(receive, LIMITS.enrolment_request)
-            bundle = await asyncio.to_thread(self._enrol, body)
+            bundle = await asyncio.to_thread(lambda: attempt(lambda: self._enrol(body), self._undecided, *FORESEEN))
         except TooLargeError as error:
             await send_json(send, 413, {"error": str(error)})
         except EnrolmentRefusedError as error:
@@ -76,6 +80,10 @@ class Enrolment:
             self._record("unidentified", "deny", "enrolment.request", str(error), {})
             raise
         return self._authority.bundle(certificate)
+
+    def _undecided(self, problem: str) -> dict[str, str]:
+        self._record("unidentified", "deny", "evaluation-error", problem, {})
+        raise IdentityError(problem)
 
     def _granted(self, request: EnrolmentRequest) -> None:
         self._record(

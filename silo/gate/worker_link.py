@@ -74,15 +74,22 @@ class WorkerLink:
             answer = receive(connection)
             connection.settimeout(None)
         except ChannelError as error:
-            with self._changed:
-                connection.close()
-                if self._connection is connection:  # and not the fresh one that already took its place
-                    self._connection = None
+            self._lose(connection)
             kind = WorkerError if self._closing or time.monotonic() >= deadline else WorkerLostError
             raise kind(f"the worker went away during {frame.op}: {error}") from None
+        except BaseException:
+            # Whatever it was, the answer may still come, and would be taken for the answer to the next question.
+            self._lose(connection)
+            raise
         if answer.op == "error":
             raise WorkerError(str(answer.fields.get("message", "the worker failed"))[:1000])
         return answer
+
+    def _lose(self, connection: socket.socket) -> None:
+        with self._changed:
+            connection.close()
+            if self._connection is connection:  # and not the fresh one that already took its place
+                self._connection = None
 
     def end_work(self) -> None:
         """Hang up on the current worker, whatever it is doing; may be called while another thread waits for it."""
