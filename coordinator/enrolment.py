@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from audit.errors import AuditError
 from coordinator.authority import Authority, request_fingerprint
@@ -18,6 +16,7 @@ from federation.errors import ConcordatError, IdentityError
 from federation.faults import attempt
 from federation.identity import Peer
 from federation.joining import ENROL_PATH
+from federation.json_text import parse_json
 from federation.limits import LIMITS
 from federation.renewal import RENEW_PATH
 from policies.errors import PolicyError
@@ -123,7 +122,7 @@ class Renewal:
                 advice="send the operator a request: concordat federation renew --offline",
             )
         try:
-            content: Any = json.loads(body)
+            content = parse_json(body)
             csr = content["csr"] if isinstance(content, dict) else None
             if not isinstance(csr, str):
                 raise IdentityError("got a renewal without a signing request")
@@ -131,7 +130,7 @@ class Renewal:
             granted = lambda: self._record(peer.uri, "allow", "renewal.member", why, {})  # noqa: E731
             certificate = self._authority.renew(peer, csr, granted)
             self.granted()
-        except (ConcordatError, PolicyError, ValueError, KeyError, RecursionError) as error:
+        except (ConcordatError, PolicyError, ValueError, KeyError) as error:
             self._record(peer.uri, "deny", "renewal.request", str(error), {})
             raise IdentityError(f"the renewal was refused: {error}") from None
         return self._authority.bundle(certificate)

@@ -11,6 +11,7 @@ from typing import Any
 from coordinator.events import FINAL, EventLog
 from federation.errors import RunFailedError, WireError
 from federation.home import read_limited, replace_file
+from federation.json_text import parse_json
 from federation.limits import LIMITS
 from federation.run import SignedRun, app_digest, parse_signed_run
 
@@ -31,9 +32,9 @@ def write_submission(directory: Path, signed: SignedRun, app: bytes) -> None:
 def read_submission(directory: Path) -> tuple[SignedRun, bytes]:
     """What was submitted. Raises RunFailedError where it is not there whole; nothing else is verified yet."""
     try:
-        fields = json.loads(read_limited(directory / _SUBMITTED, _SUBMISSION))
+        fields = parse_json(read_limited(directory / _SUBMITTED, _SUBMISSION))
         signed, app = parse_signed_run(fields), read_limited(directory / _APP, LIMITS.app)
-    except (ValueError, RecursionError, WireError):
+    except (ValueError, WireError):
         raise RunFailedError("what was submitted cannot be read") from None
     if app_digest(app) != signed.app_digest:
         raise RunFailedError(f"got app {app_digest(app)[:19]}, expected {signed.app_digest[:19]}, which was signed")
@@ -157,6 +158,6 @@ def _last_event(path: Path) -> Mapping[str, Any]:
             file.seek(max(0, size - LIMITS.event_line))
             content = file.read()
         event = json.loads(content[: content.rfind(b"\n")].rpartition(b"\n")[2])
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return event if isinstance(event, dict) else {}

@@ -18,7 +18,7 @@ _FOREIGN_SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 def foreign_directive(text: str) -> tuple[Position, str] | None:
     """The first directive that is not `%YAML 1.2`, or comes after it; None where there is none."""
     versions = 0
-    for number, line in enumerate(_lines(text), 1):
+    for number, line in enumerate(lines(text), 1):
         if line.startswith("%"):
             versions += 1
             if versions > 1 or not _VERSION.fullmatch(line):
@@ -45,7 +45,7 @@ def hidden_character(text: str) -> str | None:
 
 def hidden_place(text: str) -> tuple[Position, str] | None:
     """The first character of a whole document that nobody sees, comments among it."""
-    for number, line in enumerate(_lines(text), 1):
+    for number, line in enumerate(lines(text), 1):
         if not line.isprintable():
             hidden = hidden_character(line)
             if hidden is not None:
@@ -62,6 +62,7 @@ def place(text: str, offset: int, origin: Position = (1, 1)) -> Position:
     return line, offset - start + 1
 
 
-def _lines(text: str) -> Iterator[str]:
+def lines(text: str) -> Iterator[str]:
+    """The lines of a text as YAML 1.2 breaks them, without their ends."""
     for found in _LINE.finditer(text):
         yield found[0].rstrip("\r\n")

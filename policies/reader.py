@@ -55,9 +55,7 @@ class _Builder:
         self.problems: list[Problem] = []
         self.root: Node | None = None
         self.read = 0
-        """The offset at which the newest event ended."""
-        self.misled = False
-        """Whether a space that is none was found: what the parser does not understand after it is no other problem."""
+        """The offset at which the newest event begins."""
         self._open: list[_Open] = []
         self._nodes = 0
         self._documents = 0
@@ -74,7 +72,7 @@ class _Builder:
     def take(self, event: Event) -> None:
         """Handle one event."""
         position = (event.start_mark.line + 1, event.start_mark.column + 1)
-        self.read = event.end_mark.index
+        self.read = event.start_mark.index
         if isinstance(event, DocumentStartEvent):
             self._begin(position)
         elif isinstance(event, MappingEndEvent | SequenceEndEvent):
@@ -122,11 +120,11 @@ class _Builder:
             key = shown(event.value)
             self.report(position, f'got {key} as a key, expected text: write "{key}"')
             owner.key = None
-        elif self._unfit(event, position):
+        elif self._unfit(event.value, position):
             owner.key = None
 
     def _set_value(self, node: Node, event: ScalarEvent) -> None:
-        if self._unfit(event, node.position):
+        if self._unfit(event.value, node.position):
             node.faulty = True
             return
         node.value = core_scalar(event.value) if event.style is None else event.value
@@ -137,20 +135,13 @@ class _Builder:
             )
             node.faulty, node.value = True, None
 
-    def _unfit(self, event: ScalarEvent, position: Position) -> bool:
-        text = event.value
+    def _unfit(self, text: str, position: Position) -> bool:
         if len(text) > self.limits.scalar_characters:
             self.report(
                 position,
                 f"got a text of {len(text)} characters, expected at most {self.limits.scalar_characters}",
             )
             return True
-        if event.style is None:
-            found = foreign_space(self.text[event.start_mark.index : event.end_mark.index], position)
-            if found is not None:
-                self.misled = True
-                self.report(found[0], f"got {found[1]}, expected a space, or quotes around the text")
-                return True
         hidden = hidden_character(text)
         if hidden is not None:
             self.report(position, _invisible(hidden))
@@ -213,12 +204,11 @@ def _events(builder: _Builder) -> Iterator[Event]:
     try:
         yield from YAML(typ="safe", pure=True).parse(text)
     except MarkedYAMLError as error:
-        if builder.misled:
-            raise DocumentError(builder.problems) from None
         mark = error.problem_mark or error.context_mark
-        space = foreign_space(text[builder.read : mark.index], place(text, builder.read)) if mark else None
+        line = text.rfind("\n", 0, builder.read) + 1
+        space = foreign_space(text[line : mark.index], place(text, line)) if mark else None
         if space is not None:
-            raise builder.fail(space[0], f"got {space[1]}, expected a space: YAML takes it for a letter") from None
+            raise builder.fail(space[0], f"got {space[1]}, expected a space") from None
         position = (mark.line + 1, mark.column + 1) if mark else place(text, builder.read)
         raise builder.fail(position, _syntax(error)) from None
     except ReaderError as error:

@@ -136,6 +136,7 @@ def test_another_encoding_is_a_document_error_with_a_place(encoding: str) -> Non
     [
         (HEAD + "runs:\n\u00a0\u00a0max_rounds: 3\nmetadata: {}\n", "4:1"),
         (HEAD + "runs:\n  max_rounds:\u00a03\nmetadata: {}\n", "4:14"),
+        (HEAD + "residency:\n\u00a0\u00a0silo: CH\n  destinations:\n    metrics: {}\n", "4:1"),
         (HEAD + "runs:\n  windows:\n    -\u2003all\nmetadata: {}\n", "5:6"),
         (HEAD + "runs: {max_rounds:\u00a03}\n", "3:19"),
         (HEAD + "\u3000metadata: 1\n", "3:1"),
@@ -149,8 +150,9 @@ def test_a_space_that_is_no_space_is_named_where_it_is(text: str, place: str) ->
     assert [problem.location for problem in told] == [f"p.yaml:{place}"], caught.value
 
 
-def test_such_a_space_may_be_in_a_text_in_quotes(complete: str) -> None:
-    assert load_document(complete.replace("hello", '"10\u00a0000"'), Notice, "n.yaml").model.said == "10\u00a0000"
+@pytest.mark.parametrize("text", ['"10\u00a0000"', "10\u00a0000", "z.\u202fB."])
+def test_such_a_space_may_be_in_a_text(text: str, complete: str) -> None:
+    assert load_document(complete.replace("hello", text), Notice, "n.yaml").model.said == text.strip('"')
 
 
 def test_what_nobody_sees_is_refused_in_a_comment_too(complete: str) -> None:
