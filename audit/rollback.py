@@ -137,6 +137,6 @@ def _read_seq(path: Path) -> int | None:
             seq = json.loads(file.read(1024))["seq"]
     except FileNotFoundError:
         return None
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise AuditError(f"{path} is damaged: expected an object with seq") from error
     return seq if type(seq) is int else None

@@ -9,9 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from coordinator.asides import LOOK_SECONDS, Asides
 from federation.errors import ConcordatError
+from federation.faults import attempt
 from federation.wire import Envelope, Kind
 
 EXCHANGES = 2
@@ -66,11 +68,17 @@ class IdleCosigning:
             if not is_due or not self._is_idle():
                 continue
             last = now
-            try:
-                with self._asides.opened() as ask:
-                    # Once more than before a run, as no message follows.
-                    cosign(ask, connected, EXCHANGES + 1)
-            except ConcordatError as error:
-                if str(error) != said:
-                    said = str(error)
-                    self._say(f"logs are not cosigned: {error}\n")
+            problem = attempt(partial(self._exchange, connected), str)
+            if problem and problem != said:
+                said = problem
+                self._say(f"logs are not cosigned: {problem}\n")
+
+    def _exchange(self, connected: Mapping[str, int]) -> str:
+        """Have them cosigned; returns what went wrong."""
+        try:
+            with self._asides.opened() as ask:
+                # Once more than before a run, as no message follows.
+                cosign(ask, connected, EXCHANGES + 1)
+        except ConcordatError as error:
+            return str(error)
+        return ""

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
+from audit.errors import AuditError
 from coordinator.authority import Authority, request_fingerprint
 from coordinator.authority.invitations import EnrolmentRefusedError
 from coordinator.gateway import Receive, Scope, Send, TooLargeError, read_body, send_json
 from federation.enrolment import EnrolmentRequest, parse_request
 from federation.errors import ConcordatError, IdentityError
+from federation.faults import attempt
 from federation.identity import Peer
 from federation.joining import ENROL_PATH
+from federation.json_text import parse_json
 from federation.limits import LIMITS
 from federation.renewal import RENEW_PATH
 from policies.errors import PolicyError
 
 ATTEMPTS_PER_MINUTE = 60
 ATTEMPTS_PER_MINUTE_OF_ONE = 10
+
+FORESEEN = (ConcordatError, PolicyError, AuditError)
 
 Record = Callable[[str, str, str, str, dict[str, str | int | bool]], None]
 """Records (actor, decision, rule, reason, detail) of an enrolment or a renewal, durably."""
@@ -50,7 +53,7 @@ class Enrolment:
             return
         try:
             body = await read_body(receive, LIMITS.enrolment_request)
-            bundle = await asyncio.to_thread(self._enrol, body)
+            bundle = await asyncio.to_thread(lambda: attempt(lambda: self._enrol(body), self._undecided, *FORESEEN))
         except TooLargeError as error:
             await send_json(send, 413, {"error": str(error)})
         except EnrolmentRefusedError as error:
@@ -76,6 +79,10 @@ class Enrolment:
             self._record("unidentified", "deny", "enrolment.request", str(error), {})
             raise
         return self._authority.bundle(certificate)
+
+    def _undecided(self, problem: str) -> dict[str, str]:
+        self._record("unidentified", "deny", "evaluation-error", problem, {})
+        raise IdentityError(problem)
 
     def _granted(self, request: EnrolmentRequest) -> None:
         self._record(
@@ -115,7 +122,7 @@ class Renewal:
                 advice="send the operator a request: concordat federation renew --offline",
             )
         try:
-            content: Any = json.loads(body)
+            content = parse_json(body)
             csr = content["csr"] if isinstance(content, dict) else None
             if not isinstance(csr, str):
                 raise IdentityError("got a renewal without a signing request")
@@ -123,7 +130,7 @@ class Renewal:
             granted = lambda: self._record(peer.uri, "allow", "renewal.member", why, {})  # noqa: E731
             certificate = self._authority.renew(peer, csr, granted)
             self.granted()
-        except (ConcordatError, PolicyError, ValueError, KeyError, RecursionError) as error:
+        except (ConcordatError, PolicyError, ValueError, KeyError) as error:
             self._record(peer.uri, "deny", "renewal.request", str(error), {})
             raise IdentityError(f"the renewal was refused: {error}") from None
         return self._authority.bundle(certificate)

@@ -92,7 +92,7 @@ def _read_back(path: Path) -> list[Event]:
     for line in content.splitlines(keepends=True):
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             break
         if not line.endswith(b"\n") or not isinstance(event, dict) or event.get("number") != len(events) + 1:
             break

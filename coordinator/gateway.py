@@ -17,6 +17,7 @@ from audit.errors import AuditError
 from coordinator.door import PEER, PeerCertificateProtocol
 from coordinator.superlink import FLEET_PREFIX, PULL_MESSAGES, Response, SuperLink
 from federation.errors import ConcordatError, Exit, IdentityError
+from federation.faults import report
 from federation.identity import Peer, Role, load_der_certificate, peer_of
 from federation.limits import LIMITS
 from federation.renewal import IDENTITY_PREFIX
@@ -67,16 +68,28 @@ class Gateway:
         self._wake: dict[int, asyncio.Event] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
+        self.undecided: Callable[[Peer | None, str, str], None] = lambda _peer, _path, _reason: None
+        """Records a request that could not be decided, for a reason nobody foresaw."""
         superlink.on_message(self._message_ready)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI 3)."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-            return
-        if scope["type"] != "http":
-            return
-        der = scope.get("extensions", {}).get(PEER, {}).get("certificate")
+        elif scope["type"] == "http":
+            der = scope.get("extensions", {}).get(PEER, {}).get("certificate")
+            answer = _Answer(send)
+            try:
+                await self._serve(der, scope, receive, answer)
+            except AuditError:
+                raise  # nothing can be recorded, so nothing is answered
+            except Exception as error:  # noqa: BLE001  whatever goes wrong while deciding is a refusal (promise 2)
+                reason = f"evaluation-error: {report(error)}"
+                await asyncio.to_thread(self.undecided, claimed_by(der), scope["path"], reason)
+                if not answer.begun:
+                    await send_json(send, 500, {"error": reason, "exit_code": int(Exit.FAILED)})
+
+    async def _serve(self, der: bytes | None, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if der is None:
                 raise IdentityError("the connection has no client certificate")
@@ -155,8 +168,10 @@ class Gateway:
             try:
                 self._identify_certificate(der)
             except (ConcordatError, PolicyError, AuditError, OSError) as error:
-                # Also where it cannot be checked: what one connection meets must not spare the others.
                 cut[der] = str(error)
+            except Exception as error:  # noqa: BLE001  what cannot be checked is cut too, and spares no other
+                cut[der] = f"evaluation-error: {report(error)}"
+            if der in cut:
                 connection.transport.abort()
         if self._loop is not None:
             for der, reason in cut.items():
@@ -184,6 +199,18 @@ class Gateway:
             elif message["type"] == "lifespan.shutdown":
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+class _Answer:
+    """Sends an answer, and knows whether it has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.begun = False
+
+    async def __call__(self, message: dict[str, Any]) -> None:
+        self.begun = True
+        await self._send(message)
 
 
 def claimed_by(der: bytes | None) -> Peer | None:

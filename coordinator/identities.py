@@ -13,6 +13,7 @@ from cryptography import x509
 from federation.errors import ConcordatError, IdentityError
 from federation.home import read_limited, replace_file
 from federation.identity import Peer, fingerprint, load_der_certificate
+from federation.json_text import parse_json
 from federation.limits import LIMITS
 from federation.manifest import SignedManifest
 from federation.membership import identify
@@ -105,7 +106,7 @@ def _load(path: Path) -> dict[str, _Newest]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(read_limited(path, LIMITS.document))
+        content = parse_json(read_limited(path, LIMITS.document))
         return {
             str(name): _Newest(float(one["issued"]), str(one["serial"]), tuple(map(str, one["before"])))
             for name, one in content.items()

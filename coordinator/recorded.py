@@ -12,6 +12,7 @@ from coordinator.events import COORDINATOR, FINAL, EventLog
 from federation.errors import RunFailedError, WireError
 from federation.home import read_limited, replace_file
 from federation.identity import load_certificate, peer_of
+from federation.json_text import parse_json
 from federation.limits import LIMITS
 from federation.run import SignedRun, app_digest, parse_signed_run
 
@@ -48,8 +49,8 @@ def read_owner(directory: Path) -> str:
 def read_signed(directory: Path) -> SignedRun:
     """The signed run that was submitted. Raises RunFailedError if it is not there whole; it is not verified again."""
     try:
-        return parse_signed_run(json.loads(read_limited(directory / _SUBMITTED, _SUBMISSION)))
-    except (ValueError, RecursionError, WireError):
+        return parse_signed_run(parse_json(read_limited(directory / _SUBMITTED, _SUBMISSION)))
+    except (ValueError, WireError):
         raise RunFailedError("what was submitted cannot be read") from None
 
 
@@ -178,6 +179,6 @@ def _last_event(path: Path) -> Mapping[str, Any]:
             file.seek(max(0, size - LIMITS.event_line))
             content = file.read()
         event = json.loads(content[: content.rfind(b"\n")].rpartition(b"\n")[2])
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return event if isinstance(event, dict) else {}

@@ -15,6 +15,7 @@ from coordinator.recorded import read_owner, read_submission
 from federation.errors import IdentityError, RefusedError, UsageError
 from federation.home import read_limited, replace_file
 from federation.identity import Peer
+from federation.json_text import parse_json
 from federation.limits import LIMITS
 from federation.manifest import SignedManifest
 from federation.release import ReleaseRequest, verify_release_request
@@ -142,7 +143,7 @@ def _released(directory: Path) -> dict[str, dict[str, str]]:
     if not path.exists():
         return {}
     try:
-        found = json.loads(read_limited(path, LIMITS.document))
+        found = parse_json(read_limited(path, LIMITS.document))
         return {str(party): {str(silo): str(at) for silo, at in silos.items()} for party, silos in found.items()}
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError):
         raise UsageError(f"{path} is damaged", advice="move it away and ask for the release again") from None

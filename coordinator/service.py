@@ -11,6 +11,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from coordinator.asides import Asides
 from coordinator.authority import Authority
 from coordinator.control import Control, Runs
 from coordinator.cosigning import IdleCosigning
-from coordinator.enrolment import Enrolment, Renewal
+from coordinator.enrolment import FORESEEN, Enrolment, Renewal
 from coordinator.evidence import Evidence
 from coordinator.execution import Execution
 from coordinator.executor import Executor
@@ -53,6 +54,7 @@ from federation import __version__
 from federation.addresses import split_address
 from federation.enrolment import log_origin
 from federation.errors import ConcordatError, IdentityError, RunFailedError, UsageError
+from federation.faults import attempt
 from federation.home import Home, read_limited
 from federation.identity import Peer, Role, load_certificate, peer_of
 from federation.limits import LIMITS
@@ -134,6 +136,7 @@ class Coordinator:
             self._renewal,
             self._connection_refused,
         )
+        self._gateway.undecided = self._request_undecided
         self._metrics = CoordinatorMetrics(
             home, self._log, self._connected_silos, lambda: (run.state for run in self._runs.executed())
         )
@@ -263,7 +266,7 @@ class Coordinator:
             self._fail(run, "a later run was taken up in its place")
         for run in unfinished[-1:]:
             try:
-                executor = self._taken_up(run)
+                executor = attempt(partial(self._taken_up, run), _undecided, *FORESEEN, OSError)
             except (ConcordatError, PolicyError, OSError) as error:
                 self._fail(run, str(error))
             else:
@@ -362,6 +365,10 @@ class Coordinator:
         if self._refusals.take():
             self._deny(peer, "run.access", f"run/{run_id}", rule="control.owner", reason=reason)
 
+    def _request_undecided(self, peer: Peer | None, path: str, reason: str) -> None:
+        if self._refusals.take():
+            self._deny(peer, "request.refused", path[:200], "evaluation-error", reason)
+
     def _handshake_refused(self, reason: str) -> None:
         """Called on the event loop, which is not to wait for the disk."""
         if self._refusals.take():
@@ -434,6 +441,10 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}") from None
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def _undecided(problem: str) -> Execution:
+    raise RunFailedError(problem)
 
 
 def _say(text: str) -> None:

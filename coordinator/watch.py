@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from coordinator.authority import Authority
 from federation.errors import ConcordatError
+from federation.faults import attempt
 from federation.home import Home
 from federation.manifest import SignedManifest, accept_manifest
 from federation.renewal import install_renewed, is_due, next_signing_request
@@ -41,6 +42,7 @@ class Watch:
         self._current = current
         self._reactions = reactions
         self._known = current()
+        self._certificate = (0, 0)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._said = ""
@@ -68,20 +70,23 @@ class Watch:
                 self._reactions.manifest(before, newest)
 
     def _run(self) -> None:
-        certificate = self._edition()
+        self._certificate = self._edition()
         while not self._stopping.wait(WATCH_SECONDS):
-            try:
-                self._reactions.tick()
-                self._renew()
-                if self._edition() != certificate:
-                    certificate = self._edition()
-                    self._reactions.certificate()
-                self.take_over()
-            except (ConcordatError, PolicyError, OSError) as error:
-                # A manifest half copied, or not signed by the authority: requests are refused until it is mended.
-                self._say(f"{error}\n")
-            else:
-                self._said = ""
+            attempt(self._look, lambda problem: self._say(f"the home was not looked at: {problem}\n"))
+
+    def _look(self) -> None:
+        try:
+            self._reactions.tick()
+            self._renew()
+            if self._edition() != self._certificate:
+                self._certificate = self._edition()
+                self._reactions.certificate()
+            self.take_over()
+        except (ConcordatError, PolicyError, OSError) as error:
+            # A manifest half copied, or not signed by the authority: requests are refused until it is mended.
+            self._say(f"{error}\n")
+        else:
+            self._said = ""
 
     def _renew(self) -> None:
         """Renew the coordinator's own certificate where the authority is at hand and half its life is over."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from federation.addresses import split_address
 from federation.errors import UnreachableError
+from federation.json_text import parse_json
 from federation.limits import LIMITS
 
 TIMEOUT_SECONDS = 20.0
@@ -25,7 +26,7 @@ class Answer:
     def reason(self) -> str:
         """The `error` that a refusal carries, else its text."""
         try:
-            return str(json.loads(self.content)["error"])[:1000]
+            return str(parse_json(self.content)["error"])[:1000]
         except (ValueError, KeyError, TypeError):
             return self.content[:1000].decode("utf-8", "replace") or "it gave no reason"
 

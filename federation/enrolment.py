@@ -28,6 +28,7 @@ from federation.identity import (
     signing_request,
     write_private,
 )
+from federation.json_text import without_mark
 from federation.limits import LIMITS
 from federation.manifest import SignedManifest, accept_manifest, verify_manifest
 from federation.membership import identify
@@ -161,7 +162,7 @@ def _own_certificate(certificate: Path, key: Path) -> tuple[bytes, bytes]:
 def parse_request(content: bytes) -> EnrolmentRequest:
     """Read an enrolment request; raises IdentityError that says which field is wrong."""
     try:
-        return EnrolmentRequest.model_validate_json(content)
+        return EnrolmentRequest.model_validate_json(without_mark(content))
     except ValidationError as error:
         raise IdentityError(_first_problem("the enrolment request", error)) from None
 
@@ -169,7 +170,7 @@ def parse_request(content: bytes) -> EnrolmentRequest:
 def parse_invitation(content: bytes) -> Invitation:
     """Read an invitation; raises IdentityError that says which field is wrong."""
     try:
-        return Invitation.model_validate_json(content)
+        return Invitation.model_validate_json(without_mark(content))
     except ValidationError as error:
         raise IdentityError(_first_problem("the invitation", error)) from None
 
@@ -212,7 +213,7 @@ def join_renewed(home: Home, content: bytes) -> SignedManifest:
 def parse_bundle(content: bytes) -> EnrolmentBundle:
     """Read an enrolment bundle; raises IdentityError that says which field is wrong."""
     try:
-        return EnrolmentBundle.model_validate_json(content)
+        return EnrolmentBundle.model_validate_json(without_mark(content))
     except ValidationError as error:
         raise IdentityError(_first_problem("the enrolment bundle", error)) from None
 

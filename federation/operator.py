@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from federation.errors import (
 )
 from federation.home import Home, read_limited
 from federation.identity import Role
+from federation.json_text import parse_json
 from federation.limits import LIMITS
 from federation.manifest import load_manifest
 from federation.membership import coordinator_context
@@ -138,9 +138,9 @@ class OperatorClient:
         """The merged statistics of a completed run, as JSON gives them; raises ConcordatError for anything else."""
         content = self._request("GET", f"runs/{run}/statistics").content
         try:
-            found = json.loads(content) if len(content) <= LIMITS.statistics_result else {}
+            found = parse_json(content) if len(content) <= LIMITS.statistics_result else {}
             sound = found["format"] == FORMAT
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             sound = False
         if not sound:
             raise ConcordatError(f"{self._address} sent statistics that cannot be read")
@@ -158,9 +158,18 @@ class OperatorClient:
                     if len(line) > LIMITS.event_line:
                         raise ConcordatError("got an event that is larger than an event may be")
                     if line:
-                        yield json.loads(line)
+                        yield self._event(line)
         except httpx.HTTPError as error:
             raise UnreachableError(f"{self._address} does not answer: {error}") from None
+
+    def _event(self, line: str) -> dict[str, Any]:
+        try:
+            event = parse_json(line, finite=False)
+            if type(event["number"]) is int and isinstance(event["event"], str):
+                return dict(event)
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise WireError(f"{self._address} sent an event that cannot be read")
 
     def follow_on(self, run: str, patience: float = RECONNECT_SECONDS, after: int = 0) -> Iterator[dict[str, Any]]:
         """The run's events until it ends, also where the coordinator is away for up to `patience` seconds meanwhile.
@@ -188,7 +197,10 @@ class OperatorClient:
             time.sleep(RETRY_SECONDS)
 
     def _call(self, method: str, path: str, body: object = None) -> Any:
-        return self._request(method, path, body).json()
+        try:
+            return parse_json(self._request(method, path, body).content, finite=False)
+        except ValueError as error:
+            raise WireError(f"{self._address} sent an answer that cannot be read: {error}") from None
 
     def _request(self, method: str, path: str, body: object = None) -> httpx.Response:
         try:
@@ -206,7 +218,7 @@ def _problem(response: httpx.Response) -> ConcordatError:
     if response.status_code == 403:
         return RefusedError(f"the coordinator refused: {response.text[:1000]}")
     try:
-        answer = response.json()
+        answer = parse_json(response.content)
         kind = RefusedError if answer.get("exit_code") == Exit.REFUSED else ConcordatError
         return kind(str(answer["error"])[:2000])
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -18,6 +18,7 @@ from federation.enrolment import join_renewed
 from federation.errors import IdentityError
 from federation.home import Home, read_limited
 from federation.identity import Peer, load_private_key, new_key, save_private_key, sign, signing_request, verify
+from federation.json_text import parse_json, without_mark
 from federation.limits import LIMITS
 from federation.manifest import SignedManifest, load_manifest
 from federation.membership import identify, is_outlived, recognise
@@ -77,7 +78,7 @@ def request_by_courier(home: Home) -> bytes:
 def is_renewal_request(content: bytes) -> bool:
     """Whether a file is a renewal request, and not the request of someone who is to join."""
     try:
-        document = json.loads(content)
+        document = parse_json(content)
     except ValueError:
         return False
     return isinstance(document, dict) and document.get("format") == FORMAT
@@ -92,7 +93,7 @@ def verify_courier(
     member also where the certificate has expired, or its issuing authority was retired.
     """
     try:
-        request = RenewalRequest.model_validate_json(content)
+        request = RenewalRequest.model_validate_json(without_mark(content))
         signature = base64.b64decode(request.signature, validate=True)
     except ValueError:
         raise IdentityError("got something that is not a renewal request") from None

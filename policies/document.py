@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
@@ -9,6 +10,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
+from policies.characters import foreign_space, lines
 from policies.errors import DocumentError, Problem
 from policies.limits import LIMITS, Limits
 from policies.problems import problems_of
@@ -91,10 +93,20 @@ def load_document(
         value = model.model_validate_json(json.dumps(root.plain()))
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
-        raise DocumentError([*problems, *problems_of(model, root, details, source)]) from None
+        every = [*problems, *problems_of(model, root, details, source)]
+        raise DocumentError([*every, *_misleading_spaces(text, every, source)]) from None
     if problems:
         raise DocumentError(problems)
     return Document(value, f"sha256:{hashlib.sha256(data).hexdigest()}", source, text, root)
+
+
+def _misleading_spaces(text: str, found: Iterable[Problem], source: str) -> Iterator[Problem]:
+    """Spaces that YAML takes for letters, in lines that have a problem: nobody sees them there."""
+    faulty = {problem.line for problem in found}
+    for number, line in enumerate(lines(text), 1):
+        space = foreign_space(line, (number, 1)) if number in faulty else None
+        if space is not None:
+            yield Problem(*space[0], f"got {space[1]}, expected a space", source)
 
 
 def json_schema(model: type[BaseModel]) -> dict[str, Any]:

@@ -1,15 +1,14 @@
 """Reads YAML 1.2 into a tree, refusing what a closed document must not have.
 
-The tree is built from ruamel.yaml's events: aliases, tags, duplicate keys, directives and second documents
-are refused while the events arrive, so nothing is expanded first.
+The tree is built from ruamel.yaml's events: aliases, tags, duplicate keys and second documents are refused while
+the events arrive, so nothing is expanded first. Directives are refused before the parser sees them.
 """
 
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.events import (
     AliasEvent,
     DocumentStartEvent,
@@ -22,14 +21,13 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
+from policies.characters import foreign_directive, foreign_space, hidden_character, hidden_place, place
 from policies.errors import DocumentError, Problem
 from policies.limits import LIMITS, Limits
 from policies.tree import Node, Position, core_scalar
 from policies.wording import shown
 
 _Tagged = ScalarEvent | MappingStartEvent | SequenceStartEvent
-
-_HIDDEN = frozenset(("Cc", "Cf", "Cs"))
 
 
 @dataclass(slots=True)
@@ -50,11 +48,14 @@ class _Open:
 class _Builder:
     """Turns events into nodes, collecting what can be collected and stopping at what cannot."""
 
-    def __init__(self, source: str, limits: Limits) -> None:
+    def __init__(self, text: str, source: str, limits: Limits) -> None:
+        self.text = text
         self.source = source
         self.limits = limits
         self.problems: list[Problem] = []
         self.root: Node | None = None
+        self.read = 0
+        """The offset at which the newest event begins."""
         self._open: list[_Open] = []
         self._nodes = 0
         self._documents = 0
@@ -71,8 +72,9 @@ class _Builder:
     def take(self, event: Event) -> None:
         """Handle one event."""
         position = (event.start_mark.line + 1, event.start_mark.column + 1)
+        self.read = event.start_mark.index
         if isinstance(event, DocumentStartEvent):
-            self._begin(event, position)
+            self._begin(position)
         elif isinstance(event, MappingEndEvent | SequenceEndEvent):
             self._open.pop()
         elif isinstance(event, AliasEvent):
@@ -87,13 +89,10 @@ class _Builder:
         elif isinstance(event, SequenceStartEvent):
             self._collection(event, Node(position, items=[]))
 
-    def _begin(self, event: DocumentStartEvent, position: Position) -> None:
+    def _begin(self, position: Position) -> None:
         self._documents += 1
         if self._documents > 1:
             raise self.fail(position, "got a second document, expected one: split the file at ---")
-        if event.version is not None and tuple(event.version) != (1, 2):
-            major, minor = event.version
-            self.report((1, 1), f"got the directive %YAML {major}.{minor}, expected 1.2: remove it")
 
     def _scalar(self, event: ScalarEvent, position: Position) -> None:
         owner = self._open[-1] if self._open else None
@@ -143,9 +142,9 @@ class _Builder:
                 f"got a text of {len(text)} characters, expected at most {self.limits.scalar_characters}",
             )
             return True
-        hidden = next((c for c in text if unicodedata.category(c) in _HIDDEN and c not in "\n\t"), None)
+        hidden = hidden_character(text)
         if hidden is not None:
-            self.report(position, f"got the invisible character U+{ord(hidden):04X}, expected visible text")
+            self.report(position, _invisible(hidden))
         return hidden is not None
 
     def _tagged(self, event: _Tagged, position: Position) -> bool:
@@ -186,26 +185,43 @@ def parse(text: str, source: str, limits: Limits = LIMITS) -> tuple[Node | None,
     The root is None when the text holds no document. Raises DocumentError when the text is not YAML or passes
     a limit.
     """
-    builder = _Builder(source, limits)
-    try:
-        for event in _events(text):
-            builder.take(event)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        position = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise builder.fail(position, _syntax(error)) from None
-    except ReaderError as error:
-        before = text[: error.position]
-        position = (before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
-        code = error.character if isinstance(error.character, int) else ord(str(error.character)[0])
-        raise builder.fail(position, f"got the character U+{code:04X}, expected printable text") from None
-    except (YAMLError, ValueError) as error:
-        raise builder.fail((1, 1), f"got text that is not YAML ({shown(error)}), expected YAML 1.2") from None
+    builder = _Builder(text, source, limits)
+    directive = foreign_directive(text)
+    if directive is not None:
+        position, line = directive
+        raise builder.fail(position, f"got the directive {shown(line)}, expected 1.2: remove it")
+    for event in _events(builder):
+        builder.take(event)
+    found = None if builder.problems else hidden_place(text)
+    if found is not None:
+        builder.report(found[0], _invisible(found[1]))
     return builder.root, builder.problems
 
 
-def _events(text: str) -> Iterator[Event]:
-    yield from YAML(typ="safe", pure=True).parse(text)
+def _events(builder: _Builder) -> Iterator[Event]:
+    """The parser's events; whatever it raises is a problem with a place, and what `builder` raises is not its own."""
+    text = builder.text
+    try:
+        yield from YAML(typ="safe", pure=True).parse(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = text.rfind("\n", 0, builder.read) + 1
+        space = foreign_space(text[line : mark.index], place(text, line)) if mark else None
+        if space is not None:
+            raise builder.fail(space[0], f"got {space[1]}, expected a space") from None
+        position = (mark.line + 1, mark.column + 1) if mark else place(text, builder.read)
+        raise builder.fail(position, _syntax(error)) from None
+    except ReaderError as error:
+        code = error.character if isinstance(error.character, int) else ord(str(error.character)[0])
+        message = f"got the character U+{code:04X}, expected printable text"
+        raise builder.fail(place(text, error.position), message) from None
+    except Exception as error:  # noqa: BLE001  on some texts the parser meets its own faults: assertions, overflows
+        message = f"got text that the YAML parser cannot read ({shown(error)}), expected YAML 1.2"
+        raise builder.fail(place(text, builder.read), message) from None
+
+
+def _invisible(character: str) -> str:
+    return f"got the invisible character U+{ord(character):04X}, expected visible text"
 
 
 def _syntax(error: MarkedYAMLError) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from cryptography import x509
 
 from federation.identity import fingerprint, peer_of
+from federation.json_text import parse_json
 from federation.trust import generation_of, serial_of
 
 
@@ -28,7 +29,7 @@ class Issued:
         if self.path.exists():
             for line in self.path.read_text(encoding="utf-8").splitlines():
                 with contextlib.suppress(ValueError):
-                    yield json.loads(line)
+                    yield parse_json(line)
 
     def add(self, certificate: x509.Certificate, issuer: x509.Certificate, now: datetime) -> None:
         """Enter a member's certificate."""

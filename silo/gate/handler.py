@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import traceback
 from dataclasses import replace
 from datetime import datetime
 
 from audit.errors import AuditError, AuditEventError, RollbackError, VerificationError
-from federation.errors import ConcordatError, IdentityError, ManifestError, WireError
+from federation.errors import ConcordatError, IdentityError, ManifestError, UnreachableError, WireError
+from federation.faults import attempt
 from federation.receipts import keys_of
 from federation.run import load_run
 from federation.wire import EVIDENCE, KINDS, Envelope, Kind
@@ -22,8 +22,9 @@ from policies.wording import nearest
 from silo.channel import ChannelError
 from silo.gate.answers import admission_answer
 from silo.gate.desk import Desk
-from silo.gate.fleet import Task
+from silo.gate.fleet import FleetRefusedError, Task
 from silo.gate.journal import Detail, Journal
+from silo.gate.ledger import LedgerError
 from silo.gate.manifest_news import hear_manifest, with_manifest_digest
 from silo.gate.parts import Parts, Refusal, standing
 from silo.gate.policy_file import Rejected
@@ -38,9 +39,8 @@ from silo.gate.worker_link import WorkerError
 
 __all__ = ["Handler", "Parts", "Refusal"]
 
-
-FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What code of ours raises where a message or a worker's answer has something that nobody thought of."""
+STOPS = (AuditError, LedgerError, FleetRefusedError, UnreachableError)
+"""No record, no action: without its log or its ledger a gate decides nothing. The last two end a connection."""
 
 
 class Handler:
@@ -74,8 +74,8 @@ class Handler:
         return self._session.run_id if self._session else None
 
     def handle(self, task: Task) -> Envelope:
-        """Answer a message; a refusal or a failure is an answer too. Raises only what must stop the gate."""
-        answer = with_manifest_digest(self._parts, self._answer(task))
+        """Answer a message; a refusal or a failure is an answer too. Raises only STOPS."""
+        answer = with_manifest_digest(self._parts, attempt(lambda: self._answer(task), self._undecided, *STOPS))
         evidence = self._parts.witnessing.answer()
         return answer if evidence is None else replace(answer, config={**answer.config, EVIDENCE: evidence})
 
@@ -95,26 +95,21 @@ class Handler:
                 return Envelope(session.refusal.fields)
             # AuditEventError: what a peer sent does not fit an entry, so nothing was recorded and nothing was done.
             return self._failed(task, str(error) or "no reason was given")
-        except (ConcordatError, AuditError):
-            raise
-        except FAULTS as error:
-            return self._fault(task, error)
 
     def _failed(self, task: Task, reason: str) -> Envelope:
         self._journal.record("message.failed", reason=reason[:2000], detail={"kind": task.kind[:40]})
         return Envelope({"status": "failed", "reason": reason[:1000]})
 
-    def _fault(self, task: Task, error: Exception) -> Envelope:
-        """A fault in our own code about one message ends the run in progress, as a restart of the gate would.
+    def _undecided(self, problem: str) -> Envelope:
+        """A fault of our own about one message refuses it and ends the run in progress, as a restart would.
 
-        Were it to end the gate, whoever finds such a message could keep this silo from serving any run. The error's
-        words are left out, as they may repeat what was sent.
+        Were it to end the gate, whoever finds such a message could keep this silo from serving any run.
         """
-        places = "".join(traceback.format_tb(error.__traceback__))
-        self._parts.say(f"THE GATE HAS A FAULT: {type(error).__name__}, at\n{places}")
         with self._deciding:
-            self._end_session()
-        return self._failed(task, f"the gate has a fault: {type(error).__name__}")
+            if self._session is not None:
+                self._leave(self._session, {})
+        refusal = undecided(self._policy, problem)
+        return Envelope(self._journal.refuse(refusal.rule, refusal.reason).fields)
 
     def _dispatch(self, task: Task, envelope: Envelope) -> Envelope:
         match task.kind:
@@ -151,10 +146,13 @@ class Handler:
 
         What lies there and does not become active is recorded and said; the policy so far stays.
         """
-        if self._parts.policy_file is None:
+        file = self._parts.policy_file
+        if file is None:
             return
         with self._deciding:
-            found = self._parts.policy_file.poll(version_of(self._policy))
+            found = attempt(
+                lambda: file.poll(version_of(self._policy)), lambda problem: Rejected(f"it cannot be read: {problem}")
+            )
             if isinstance(found, Rejected):
                 self._journal.record("policy.rejected", reason=found.reason[:2000])
                 self._parts.say(f"POLICY REJECTED, {self._named()} stays active: {found.reason}")
@@ -165,17 +163,16 @@ class Handler:
         self._policy = policy
         version = version_of(policy)
         self._journal.record("policy.activate", detail={"name": version.name, "version": version.version})
-        declare_retention(self._parts.log, policy, self._parts.peer.uri)
         self._parts.history.active = version
-        self._parts.say(f"policy {self._named()} is active")
         session = self._session
-        if session is None or session.refusal is not None:
-            return
-        try:
-            self._hold(session)
-        except Refusal as refusal:
-            session.refusal = refusal
-            self._parts.link.end_work()
+        if session is not None and session.refusal is None:
+            try:
+                self._hold(session)
+            except Refusal as refusal:
+                session.refusal = refusal
+                self._parts.link.end_work()
+        declare_retention(self._parts.log, policy, self._parts.peer.uri)
+        self._parts.say(f"policy {self._named()} is active")
 
     def _named(self) -> str:
         metadata = self._policy.model.metadata
@@ -183,11 +180,15 @@ class Handler:
 
     def _hold(self, session: Session) -> None:
         """Hold a run in progress against the policy of now; raises Refusal, recorded as the end of the run."""
-        now = self._parts.now()
-        decisions = [self._admission(session, now, again=True)]
-        if session.prepared is not None:
-            decisions.append(decide_view(self._policy, session.run, session.prepared, now, self._parts.observe))
-        for decision in decisions:
+
+        def decided() -> list[Decision]:
+            now = self._parts.now()
+            decisions = [self._admission(session, now, again=True)]
+            if session.prepared is not None:
+                decisions.append(decide_view(self._policy, session.run, session.prepared, now, self._parts.observe))
+            return decisions
+
+        for decision in attempt(decided, lambda problem: [undecided(self._policy, problem)]):
             if not decision.allowed:
                 self._journal.decide("run.revoke", decision, session.run_id)
 
@@ -332,10 +333,13 @@ class Handler:
             taken = self._rounds.past(session).taken
             # Whether the other silos took the model of the last step, too, no later message has said.
             detail: Detail = {"unconfirmed": max(taken)} if taken and not session.evaluated else {}
-            self._journal.record("run.leave", run=session.run_id, detail=detail)
-            self._session = None
-            if self._parts.link.worker == session.worker:  # and not the fresh one that already took its place
-                self._parts.link.drop()
+            self._leave(session, detail)
+
+    def _leave(self, session: Session, detail: Detail) -> None:
+        self._session = None
+        self._journal.record("run.leave", run=session.run_id, detail=detail)
+        if self._parts.link.worker == session.worker:  # and not the fresh one that already took its place
+            self._parts.link.drop()
 
     def _running(self) -> int:
         """How many runs are in progress here."""

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.addresses import split_address
 from federation.errors import ConcordatError, IdentityError
+from federation.faults import attempt
 from federation.home import Home, read_limited
 from federation.identity import public_key_pem
 from federation.limits import LIMITS
@@ -85,6 +86,12 @@ class OwnIdentity:
         now = now or datetime.now(UTC)
         if not (self._outlived or now >= self.certificate.due) or now < self._not_before or self.has_changed():
             return None
+        problem: str | None = attempt(self._renew, str)
+        if problem is not None:
+            self._not_before = now + min(RETRY, max(self.certificate.left(now) / 10, timedelta(seconds=1)))
+        return problem
+
+    def _renew(self) -> str | None:
         try:
             with self._lock:
                 if not self._is_ours():
@@ -94,7 +101,6 @@ class OwnIdentity:
             with self._lock:
                 install_renewed(self._home, bundle)
         except (ConcordatError, PolicyError, OSError) as error:
-            self._not_before = now + min(RETRY, max(self.certificate.left(now) / 10, timedelta(seconds=1)))
             return str(error)
         return None
 

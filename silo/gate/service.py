@@ -22,6 +22,7 @@ from audit.witness import Witness
 from federation import __version__
 from federation.enrolment import log_origin
 from federation.errors import ConcordatError, IdentityError, ManifestError, UnreachableError
+from federation.faults import attempt
 from federation.home import Home, read_limited
 from federation.identity import Role, load_certificate
 from federation.limits import LIMITS
@@ -37,7 +38,7 @@ from silo.config import SiloConfig, load_silo_config
 from silo.confinement import confine_files, runtime_paths
 from silo.gate.facts import Approvals, LogFacts
 from silo.gate.fleet import FleetConnection, FleetNode, FleetRefusedError
-from silo.gate.handler import Handler
+from silo.gate.handler import STOPS, Handler
 from silo.gate.history import history_of, read_entries
 from silo.gate.ledger import LEDGER, Ledger
 from silo.gate.metrics import GateMetrics
@@ -239,13 +240,17 @@ class Gate:
 
     def _renew_in_time(self, say: Callable[[str], None]) -> None:
         """Renew the certificate where that is due, also while a task takes longer than the certificate lives."""
+
+        def unseen(problem: str) -> None:
+            say(f"the home was not looked at: {problem}")
+
         while not self._stopping.wait(RENEWAL_CHECK_SECONDS):
             problem = self._identity.renew_if_due()
             try:
                 if problem is not None:
                     say(f"the certificate could not be renewed: {problem}")
                     self._record("certificate.renewal.failed", reason=problem[:2000])
-                self._present_newest(say)
+                attempt(partial(self._present_newest, say), unseen, AuditError)
             except AuditError:
                 return  # what is decided next cannot be recorded either, which ends the gate
 
@@ -289,7 +294,11 @@ class Gate:
         """Have the handler look for a newer policy, also while it waits for a message or for the worker."""
         while not self._stopping.wait(POLICY_SECONDS):
             try:
-                self._handler.reload()
+                attempt(
+                    self._handler.reload,
+                    lambda problem: say(f"the policy's file was not looked at: {problem}"),
+                    *STOPS,
+                )
             except AuditError as error:
                 say(f"the log cannot be written, the gate stops: {error}")
                 self._stop()

@@ -84,6 +84,10 @@ class WorkerLink:
             fault = isinstance(error, NoFrameError) or self._closing or time.monotonic() >= deadline
             kind = WorkerError if fault else WorkerLostError
             raise kind(f"the worker went away during {frame.op}: {error}") from None
+        except BaseException:
+            # Whatever it was, the answer may still come, and would be taken for the answer to the next question.
+            self._let_go(connection)
+            raise
         if answer.op == "error":
             raise WorkerError(str(answer.fields.get("message", "the worker failed"))[:1000])
         return answer

@@ -65,7 +65,7 @@ def authors_of(files: Files) -> tuple[str, ...]:
         names = [person[key] for person in people for key in ("name", "email") if key in person]
         publisher = project.get("tool", {}).get("flwr", {}).get("app", {}).get("publisher")
         names += [publisher] if publisher else []
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise BundleError("the app's pyproject.toml cannot be read") from None
     return tuple(dict.fromkeys(str(name)[:200] for name in names if name))
 

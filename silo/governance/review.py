@@ -178,7 +178,7 @@ def _last(config: ApprovalsConfig, project: bytes, subject: approvals.Subject) -
 def _app_name(project: bytes) -> str:
     try:
         return str(tomllib.loads(project.decode()).get("project", {}).get("name", ""))
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise BundleError("the app's pyproject.toml cannot be read") from None
 
 

@@ -238,7 +238,7 @@ def test_a_private_survey_is_debited_before_it_leaves_and_its_noise_is_released_
     ledger.close()
 
 
-class Killed(Exception):  # noqa: N818  it stands for SIGKILL
+class Killed(BaseException):
     """The process ends here, with what is on disk."""
 
 
