@@ -32,11 +32,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from coordinator.authority import Authority
-from coordinator.door import PeerCertificateProtocol
+from coordinator.connections import PeerCertificateProtocol, Reception
 from coordinator.gateway import Gateway
 from coordinator.server import Server
 from coordinator.superlink import Reply, SuperLink
 from federation.addresses import split_address
+from federation.crowd import Crowd
 from federation.enrolment import join, parse_request, request_enrolment
 from federation.home import Home
 from federation.identity import Role, public_key_pem
@@ -79,8 +80,12 @@ class BothWays(Server):
     plain: socket.socket
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        reception = Reception(Crowd(64, 64), lambda _: None, lambda _: None)
+
         def make() -> asyncio.Protocol:
-            return WithoutTls(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+            return WithoutTls(
+                reception, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
 
         self.plain.listen(64)
         self.plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

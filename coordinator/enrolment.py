@@ -6,11 +6,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from audit.errors import AuditError
 from coordinator.authority import Authority, request_fingerprint
 from coordinator.authority.invitations import EnrolmentRefusedError
 from coordinator.gateway import Receive, Scope, Send, TooLargeError, read_body, send_json
+from federation.crowd import network_of
 from federation.enrolment import EnrolmentRequest, parse_request
 from federation.errors import ConcordatError, IdentityError
 from federation.faults import attempt
@@ -21,8 +23,14 @@ from federation.limits import LIMITS
 from federation.renewal import RENEW_PATH
 from policies.errors import PolicyError
 
-ATTEMPTS_PER_MINUTE = 60
-ATTEMPTS_PER_MINUTE_OF_ONE = 10
+STRANGERS_ATTEMPTS = 60
+"""Requests a minute without a token of ours, together."""
+STRANGERS_ATTEMPTS_OF_ONE = 10
+"""Requests a minute without a token of ours from one network."""
+INVITED_ATTEMPTS = 600
+"""Requests a minute with tokens of ours, together."""
+INVITED_ATTEMPTS_OF_ONE = 10
+"""Requests a minute with one token."""
 
 FORESEEN = (ConcordatError, PolicyError, AuditError)
 
@@ -38,7 +46,10 @@ class Enrolment:
         self._authority = authority
         self._record = record
         self._enrolled = enrolled
-        self._rate = RateLimit(ATTEMPTS_PER_MINUTE, ATTEMPTS_PER_MINUTE_OF_ONE)
+        self._strangers = RateLimit(STRANGERS_ATTEMPTS, STRANGERS_ATTEMPTS_OF_ONE)
+        self._invited = RateLimit(INVITED_ATTEMPTS, INVITED_ATTEMPTS_OF_ONE)
+        # One enrols after the other: those that wait for their turn are not to take the threads that serve silos.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="enrolment")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI 3)."""
@@ -48,14 +59,15 @@ class Enrolment:
             await send_json(send, 404, {"error": "not found"})
             return
         client = scope.get("client")
-        if not self._rate.take(str(client[0]) if client else ""):
-            await send_json(send, 429, {"error": "too many attempts; try again in a minute"})
-            return
+        network = network_of(str(client[0]) if client else "")
         try:
             body = await read_body(receive, LIMITS.enrolment_request)
-            bundle = await asyncio.to_thread(lambda: attempt(lambda: self._enrol(body), self._undecided, *FORESEEN))
+            loop = asyncio.get_running_loop()
+            bundle = await loop.run_in_executor(self._thread, self._decided, body, network)
         except TooLargeError as error:
             await send_json(send, 413, {"error": str(error)})
+        except TooManyAttemptsError as error:
+            await send_json(send, 429, {"error": str(error)})
         except EnrolmentRefusedError as error:
             # Whoever does not hold a token of ours learns nothing from the answer.
             told = str(error) if error.token_known else "the request was refused"
@@ -65,24 +77,42 @@ class Enrolment:
         else:
             await send_json(send, 200, bundle)
 
-    def _enrol(self, body: bytes) -> dict[str, str]:
+    def _enrol(self, body: bytes, network: str) -> dict[str, str]:
         name = "unidentified"
         try:
-            request = parse_request(body)
+            request = self._parsed(body, network)
             name = request.name
             certificate, _ = self._authority.redeem(request, lambda: self._granted(request))
             self._enrolled()
         except EnrolmentRefusedError as error:
             self._record("unidentified", "deny", error.rule, str(error), {"name": name if error.token_known else ""})
             raise
+        except TooManyAttemptsError as error:
+            self._record("unidentified", "deny", "enrolment.attempts", str(error), {"network": network})
+            raise
         except (ConcordatError, PolicyError) as error:
             self._record("unidentified", "deny", "enrolment.request", str(error), {})
             raise
         return self._authority.bundle(certificate)
 
+    def _decided(self, body: bytes, network: str) -> dict[str, str]:
+        return attempt(lambda: self._enrol(body, network), self._undecided, *FORESEEN)
+
     def _undecided(self, problem: str) -> dict[str, str]:
         self._record("unidentified", "deny", "evaluation-error", problem, {})
         raise IdentityError(problem)
+
+    def _parsed(self, body: bytes, network: str) -> EnrolmentRequest:
+        """The request, counted by its token if it has one of ours: what strangers send delays nobody who is invited."""
+        token = None
+        try:
+            request = parse_request(body)
+            token = request.token if self._authority.invitations.knows(request.token) else None
+        finally:
+            taken = self._strangers.take(network) if token is None else self._invited.take(token)
+            if not taken:
+                raise TooManyAttemptsError("too many attempts", advice="try again in a minute")
+        return request
 
     def _granted(self, request: EnrolmentRequest) -> None:
         self._record(
@@ -136,8 +166,12 @@ class Renewal:
         return self._authority.bundle(certificate)
 
 
+class TooManyAttemptsError(ConcordatError):
+    """One network, or whoever holds one token, asked too often."""
+
+
 class RateLimit:
-    """So many attempts a minute, together and from one address; thread-safe."""
+    """So many attempts a minute, together and of one; thread-safe."""
 
     def __init__(self, together: int, of_one: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._together, self._of_one = together, of_one
@@ -146,13 +180,13 @@ class RateLimit:
         self._minute = -1
         self._used: dict[str, int] = {}
 
-    def take(self, address: str) -> bool:
-        """Whether one more attempt from this address is allowed in this minute."""
+    def take(self, one: str) -> bool:
+        """Whether one more attempt of this one is allowed in this minute."""
         minute = int(self._clock() // 60)
         with self._lock:
             if minute != self._minute:
                 self._minute, self._used = minute, {}
-            if sum(self._used.values()) >= self._together or self._used.get(address, 0) >= self._of_one:
+            if sum(self._used.values()) >= self._together or self._used.get(one, 0) >= self._of_one:
                 return False
-            self._used[address] = self._used.get(address, 0) + 1
+            self._used[one] = self._used.get(one, 0) + 1
             return True

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from audit.errors import AuditError
-from coordinator.door import PEER, PeerCertificateProtocol
+from coordinator.connections import PEER, PeerCertificateProtocol
 from coordinator.superlink import FLEET_PREFIX, PULL_MESSAGES, Response, SuperLink
 from federation.errors import ConcordatError, Exit, IdentityError
 from federation.faults import report
@@ -31,6 +31,7 @@ CONTROL_PREFIX = "/concordat/v1/control/"
 EVIDENCE_PREFIX = "/concordat/v1/evidence/"
 LONG_POLL_SECONDS = 20.0
 BODY_SECONDS = 120.0
+PART_BYTES = 4 * 1024 * 1024
 CLOCK_TOLERANCE_SECONDS = 300.0
 
 PREFIX_OF_ROLE = {
@@ -310,7 +311,12 @@ async def send_response(send: Send, response: Response) -> None:
         (b"content-length", str(len(response.body)).encode()),
     ]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body})
+    # In parts, each once there is room for it: a peer that reads slowly is not to fill the memory here.
+    rest = memoryview(response.body)
+    while len(rest) > PART_BYTES:
+        await send({"type": "http.response.body", "body": rest[:PART_BYTES], "more_body": True})
+        rest = rest[PART_BYTES:]
+    await send({"type": "http.response.body", "body": rest})
 
 
 async def send_json(send: Send, status: int, content: object) -> None:

@@ -57,6 +57,19 @@ class Identities:
 
     def __call__(self, der: bytes) -> Peer:
         """The member that a certificate (DER) stands for; raises IdentityError with the reason."""
+        known = self._known(der)
+        check_valid(known.certificate)
+        self._check_newest(known)
+        return known.peer
+
+    def name_of(self, der: bytes) -> str | None:
+        """The name of the member that a certificate (DER) was issued to, also where a newer one superseded it."""
+        try:
+            return self._known(der).peer.name
+        except IdentityError:
+            return None
+
+    def _known(self, der: bytes) -> _Known:
         try:
             manifest = self._manifest()
         except (ConcordatError, PolicyError, OSError) as error:
@@ -69,9 +82,7 @@ class Identities:
                 if len(self._checked) >= 4 * LIMITS.members:
                     self._checked.clear()
                 self._checked[der] = known
-        check_valid(known.certificate)
-        self._check_newest(known)
-        return known.peer
+        return known
 
     def _check_newest(self, known: _Known) -> None:
         certificate, name = known.certificate, known.peer.name

@@ -80,7 +80,9 @@ class CoordinatorMetrics:
             registry=self.registry,
         )
         self._turned_away = Counter(
-            "concordat_coordinator_connections_refused", "Requests the gateway turned away.", registry=self.registry
+            "concordat_coordinator_connections_refused",
+            "Requests and connections that were turned away.",
+            registry=self.registry,
         )
         self._bytes = Counter(
             "concordat_coordinator_bytes", "Bytes of bodies through the gateway.", ["direction"], registry=self.registry
@@ -93,7 +95,7 @@ class CoordinatorMetrics:
             self._refusals.labels(self._rule(event.rule or "unnamed")).inc()
 
     def turned_away(self) -> None:
-        """The gateway refused a request, recorded or not."""
+        """A request or a connection was refused, recorded or not."""
         self._turned_away.inc()
 
     def happened(self, event: Mapping[str, Any]) -> None:

@@ -122,8 +122,9 @@ class Coordinator:
         self._cosigning = IdleCosigning(self._asides, self._superlink.online, self._runs.is_idle, _say)
         self._renewal = Renewal(authority, self._identity_decision)
         self._refusals = RefusalBudget(on_suppressed=self._refusals_suppressed)
+        self._identities = Identities(self._manifest, home.path / "certificates.json", self._certificate_seen)
         self._gateway = Gateway(
-            Identities(self._manifest, home.path / "certificates.json", self._certificate_seen),
+            self._identities,
             self._superlink,
             Control(
                 self._runs,
@@ -164,7 +165,9 @@ class Coordinator:
             listeners.append((_listen(*self._enrolment), interface, strangers))
             detail["enrolment"] = "{}:{}".format(*self._enrolment)
         self._record("coordinator.start", detail=detail)
-        server = Server(listeners, self._handshake_refused, lambda: on_ready(place), self._stop)
+        server = Server(
+            listeners, self._handshake_refused, lambda: on_ready(place), self._stop, self._identities.name_of
+        )
         if threading.current_thread() is threading.main_thread():
             # Uvicorn raises the signal that stopped it once more; unhandled, it would end us with the stop unrecorded.
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -371,6 +374,7 @@ class Coordinator:
 
     def _handshake_refused(self, reason: str) -> None:
         """Called on the event loop, which is not to wait for the disk."""
+        self._metrics.turned_away()
         if self._refusals.take():
             loop = asyncio.get_running_loop()
             loop.run_in_executor(None, self._deny, None, "connection.refused", "tls", "gateway.tls", reason)

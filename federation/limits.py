@@ -21,6 +21,8 @@ class Limits:
     """The signature of a manifest with the certificate of the authority that made it."""
     request_head: int = 64 * 1024
     """The head of an HTTP request: its first line and its headers."""
+    request_headers: int = 100
+    """The number of headers of an HTTP request."""
     enrolment_request: int = 64 * 1024
     """A request to the enrolment interface, which strangers reach."""
     app: int = 10 * MIB
@@ -60,11 +62,19 @@ class Limits:
     connections: int = 4096
     """The connections that the gateway holds together."""
     member_connections: int = 64
-    """The connections that one member holds together."""
-    pending_handshakes: int = 256
-    """The connections that have not finished their TLS handshake, together."""
-    pending_handshakes_of_one: int = 32
-    """The connections of one network address that have not finished their TLS handshake."""
+    """The connections that one member holds together, with whichever certificates."""
+    stranger_connections: int = 256
+    """The connections that the enrolment interface holds together."""
+    stranger_connections_of_one: int = 64
+    """The connections of one network that the enrolment interface holds together."""
+    pending_handshakes: int = 1024
+    """The connections that have not finished their TLS handshake, together, at each interface."""
+    pending_handshakes_of_one: int = 512
+    """The connections of one network that have not finished their TLS handshake."""
+    worker_handshakes: int = 16
+    """The connections to a gate's port for its worker that have not shown yet that they are the worker's."""
+    status_requests: int = 8
+    """The connections to a process's metrics, health and readiness, together."""
     secure_aggregation: int = 4 * MIB
     """The keys, shares or signatures of a cohort in one message."""
     steps: int = 2**31 - 1

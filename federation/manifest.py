@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -27,6 +28,8 @@ from policies.scalars import IsoDate, Misfit, misfit, misfits
 from policies.vocabulary.places import Country
 
 DOMAIN = b"federation manifest"
+MANIFESTS_KEPT = 4
+"""Parsed manifests that are kept: parsing one takes a hundred times longer than verifying its signature."""
 
 MemberName = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 
@@ -171,6 +174,12 @@ def dump(federation: Federation) -> str:
     return out.getvalue()
 
 
+@functools.lru_cache(maxsize=MANIFESTS_KEPT)
+def parse_manifest(text: str) -> Document[Federation]:
+    """The content of a manifest that this process is to sign or whose signature it verified; raises PolicyError."""
+    return load_document(text, Federation, source="manifest.yaml")
+
+
 def sign_manifest(text: str, key: ec.EllipticCurvePrivateKey, issuer: x509.Certificate) -> str:
     """The issuing authority's signature over a manifest and its certificate, both base64, a dot between them."""
     parts = (sign(key, DOMAIN, text.encode()), issuer.public_bytes(serialization.Encoding.DER))
@@ -194,7 +203,7 @@ def verify_manifest(text: str, signature: str, root: x509.Certificate, *, expire
             f"the manifest is not signed by this federation's authority: {error}",
             advice="take the manifest from the operator, unchanged",
         ) from None
-    signed = SignedManifest(load_document(text, Federation, source="manifest.yaml"), signature, issuer)
+    signed = SignedManifest(parse_manifest(text), signature, issuer)
     for former in signed.federation.former_issuers:
         _check_former(former, issuer, root)
     return signed

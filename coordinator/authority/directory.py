@@ -59,6 +59,7 @@ from federation.manifest import (
     SignedManifest,
     dump,
     load_manifest,
+    parse_manifest,
     sign_manifest,
     store_manifest,
     verify_manifest,
@@ -412,7 +413,7 @@ class Authority:
                 advice="restore the audit log and its key, or enrol under a new name: a log is never replaced",
             )
         changed = _changed(federation, members=(*federation.members, member)) if known is None else federation
-        load_document(dump(changed), Federation, source="manifest.yaml")
+        parse_manifest(dump(changed))
         key = self._key()
         if request.certificate is not None:
             certificate = self._check_foreign(request, changed)
@@ -438,7 +439,7 @@ class Authority:
         """The certificate that a member brings, once its own authority may vouch for it."""
         pem = (request.certificate or "").encode()
         chain = load_chain(pem)
-        probe = SignedManifest(load_document(dump(changed), Federation, source="manifest.yaml"), "", self._issuer())
+        probe = SignedManifest(parse_manifest(dump(changed)), "", self._issuer())
         peer = identify(probe, chain[0])
         if peer.name != request.name:
             raise IdentityError(f"the certificate is for {peer.name}, the request for {request.name}")

@@ -58,6 +58,10 @@ class Invitations:
         self._write(self._path(token), promise)
         return token
 
+    def knows(self, token: str | None) -> bool:
+        """Whether a token was issued here, whatever it is worth by now."""
+        return token is not None and self._path(token).exists()
+
     def check(self, token: str, name: str, role: Role, country: str, addresses: tuple[str, ...]) -> Promise:
         """The promise behind a token, if it holds for this request now; raises EnrolmentRefusedError."""
         path = self._path(token)

@@ -379,11 +379,13 @@ def serve() -> Callable[..., Any]:
 
 
 @contextmanager
-def opening(application: Any, context: ssl.SSLContext, on_refused: Callable[[str], None]) -> Iterator[int]:
+def opening(
+    application: Any, context: ssl.SSLContext, on_refused: Callable[[str], None], **options: Any
+) -> Iterator[int]:
     """Serve a gateway with the coordinator's own server on a port of 127.0.0.1 from a thread; gives the port."""
     listener = socket.create_server(("127.0.0.1", 0))
     ready = threading.Event()
-    server = Server([(listener, application, context)], on_refused, ready.set, application.close)
+    server = Server([(listener, application, context)], on_refused, ready.set, application.close, **options)
     thread = threading.Thread(target=server.run, args=([listener],), name="door", daemon=True)
     thread.start()
     try:
