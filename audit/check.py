@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,56 +23,58 @@ class Result:
     text: str
 
 
-def check(path: str, keys: Sequence[str] = (), copies: Sequence[str] = ()) -> list[Result]:
+def check(path: str, given: verify.Given) -> list[Result]:
     """Verify what lies at `path`; raises VerificationError or VerificationFailure, and FileNotFoundError.
 
-    Where keys are given, everything must be signed with one of them. `copies` are checkpoints that witnesses hold, as
-    files or directories; a log must lead to those of it.
+    Where keys are given, everything must be signed with one of them. A log must lead to the copies of it.
     """
-    place = Path(path)
+    place = Path(path).resolve()  # a link that the user gave may be followed, one within a hand-over never is
     if not place.exists():
         raise FileNotFoundError(path)
     if place.is_dir():
-        return [_export(place, keys) if (place / "manifest.json").exists() else _log(place, keys, copies)]
-    with place.open("rb") as file:
-        start = file.read(4)
-    if start == b"PK\3\4":
-        return [_described(report) for report in verify.verify_bundle(place, keys)]
-    return _report(place, keys)
-
-
-def _log(place: Path, keys: Sequence[str], copies: Sequence[str]) -> Result:
-    if not keys:
-        return _described(verify.verify(place, copies=copies))
+        if (place / "manifest.json").exists():
+            return [_export(place, given)]
+        return [_described(verify.check_log(place, given), given)]
     try:
-        with (place / "checkpoint").open("rb") as file:
-            name = file.readline(LIMITS.name + 1).rstrip(b"\n").decode("latin-1")
+        with verify.open_plain(place) as file:
+            start = file.read(4)
     except OSError as error:
-        raise VerificationError(f"cannot read {error.filename}: {error.strerror}") from error
-    return _described(verify.verify(place, verify.choose_key(keys, name), copies=copies))
+        raise VerificationError(f"cannot read {place}: {error.strerror}") from error
+    if start == b"PK\3\4":
+        return [_described(report, given) for report in verify.check_bundle(place, given)]
+    return _report(place, given)
 
 
-def _described(report: verify.Report) -> Result:
-    return Result({"kind": "log", **vars(report)}, verify.describe(report))
+def _described(report: verify.Report, given: verify.Given) -> Result:
+    return Result({"kind": "log", **verify.as_fields(report, given)}, verify.describe(report, given))
 
 
-def _export(place: Path, keys: Sequence[str]) -> Result:
+def _refuse_copies(place: Path, what: str, given: verify.Given) -> None:
+    if given.paths:
+        raise VerificationError(
+            f"{place} is {what}, which is not compared with witnesses' copies: give --witness with the logs or a bundle"
+        )
+
+
+def _export(place: Path, given: verify.Given) -> Result:
     from audit.export import package  # noqa: PLC0415  the formats are loaded only for an export
 
-    exported = package.check(place, keys)
+    _refuse_copies(place, "an export", given)
+    exported = package.check(place, given.keys)
     text = (
         f"verified: {exported.format} export of {exported.origin}, {exported.entries} entries, "
         f"each proved in a tree of {exported.size}\nroot: {exported.root}\n"
-        f"signature: {BY_KEY if keys else BESIDE}"
+        f"signature: {BY_KEY if given.keys else BESIDE}"
     )
     return Result({"kind": "export", **vars(exported)}, text)
 
 
-def _report(place: Path, keys: Sequence[str]) -> list[Result]:
+def _report(place: Path, given: verify.Given) -> list[Result]:
     from audit.report import page  # noqa: PLC0415  as above
 
-    with place.open("rb") as file:
-        logs = page.check(file.read(LIMITS.report + 1), keys)
+    _refuse_copies(place, "a report", given)
+    with verify.open_plain(place) as file:
+        logs = page.check(file.read(LIMITS.report + 1), given.keys)
     results = []
     for log in logs:
         which = "all entries" if log.complete else "selected entries, each proved"
@@ -86,7 +88,7 @@ def _report(place: Path, keys: Sequence[str]) -> list[Result]:
         }
         text = (
             f"verified: report with {log.entries} of {log.checkpoint.size} entries of {log.key.name} ({which})\n"
-            f"root: {log.checkpoint.root.hex()}\nsignature: {BY_KEY if keys else BESIDE}"
+            f"root: {log.checkpoint.root.hex()}\nsignature: {BY_KEY if given.keys else BESIDE}"
         )
         results.append(Result(fields, text))
     return results

@@ -11,7 +11,15 @@ from audit.errors import VerificationError
 from audit.limits import LIMITS
 from audit.merkle import Frontier, leaf_hash
 from audit.snapshot import Entry, Leaf
-from audit.verify import VerificationFailure, check_entry, open_checkpoint, parse_vkey, segment_starts
+from audit.verify import (
+    VerificationFailure,
+    check_entry,
+    open_checkpoint,
+    open_plain,
+    parse_vkey,
+    read_plain,
+    segment_starts,
+)
 
 
 class Follower:
@@ -62,8 +70,7 @@ class Follower:
             raise VerificationError(f"cannot read {error.filename or self._folder}: {error.strerror}") from error
 
     def _read_checkpoint(self) -> bytes:
-        with (self._folder / "checkpoint").open("rb") as file:
-            return file.read(LIMITS.note + 1)
+        return read_plain(self._folder / "checkpoint", LIMITS.note)
 
     def _leaves(self, count: int) -> Iterator[Leaf]:
         """Up to `count` leaves from the current place on, which moves along; a purged one is known by its hash."""
@@ -74,7 +81,7 @@ class Follower:
             path, purged = self._segment(start, "jsonl"), False
             if not path.exists():
                 path, purged, offset = self._segment(start, "hashes"), True, 32 * (seq - start)
-            with path.open("rb") as file:
+            with open_plain(path) as file:
                 file.seek(offset)
                 while seq < end and (record := file.read(32) if purged else file.readline(LIMITS.entry + 2)):
                     entry = None if purged else Entry(seq, record[:-1], check_entry(record, seq), start)
@@ -97,7 +104,7 @@ class Follower:
         start, offset = starts[position], 0
         path = self._segment(start, "jsonl")
         if path.exists():
-            with path.open("rb") as file:
+            with open_plain(path) as file:
                 for _ in range(seq - start):
                     offset += len(file.readline(LIMITS.entry + 2))
         return start, offset

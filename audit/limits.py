@@ -27,6 +27,7 @@ class Limits:
     report_entries: int = 20_000  # of one log; a longer one is embedded as the run's entries with their proofs
     bundle: int = 8 * 1024 * 1024 * 1024
     bundle_files: int = 100_000
+    export_file: int = 8 * 1024 * 1024 * 1024
     cursor: int = 64 * 1024
 
 

@@ -15,9 +15,9 @@ from audit.limits import LIMITS
 
 ED25519 = b"\x01"  # the signature type of C2SP signed-note
 _NAME = re.compile(rf"[!-*,-~]{{1,{LIMITS.name}}}")  # printable ASCII without space and plus
-_CONTROL = re.compile("[\0-\x09\x0b-\x1f]")
+_CONTROL = re.compile("[\0-\x09\x0b-\x1f\ufffd]")  # and what decoders put for what is not UTF-8
 _SIGNATURE_LINE = re.compile(rf"— ([^\s+]{{1,{LIMITS.name}}}) (\S+)")
-_CHECKPOINT = re.compile(r"([^\n]+)\n(0|[1-9][0-9]{0,14})\n([A-Za-z0-9+/]{43}=)\n")
+_CHECKPOINT = re.compile(r"([^\n]+)\n(0|[1-9][0-9]{0,14})\n([A-Za-z0-9+/]{43}=)\n((?:[^\n]+\n)*)")
 _VKEY = re.compile(rf"([!-*,-~]{{1,{LIMITS.name}}})\+([0-9a-f]{{8}})\+([A-Za-z0-9+/]{{44}})")
 
 
@@ -47,11 +47,12 @@ class Note:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A tree head: the log's origin, the number of its leaves and their Merkle root."""
+    """A tree head: the log's origin, the number of its leaves and their Merkle root; and lines that extend it."""
 
     origin: str
     size: int
     root: bytes
+    extensions: tuple[str, ...] = ()
 
     @staticmethod
     def parse(text: str) -> Checkpoint:
@@ -59,12 +60,13 @@ class Checkpoint:
         match = _CHECKPOINT.fullmatch(text)
         if match is None:
             raise VerificationError("the note is not a checkpoint: an origin, a tree size, a root hash")
-        return Checkpoint(match[1], int(match[2]), decode_base64(match[3]))
+        return Checkpoint(match[1], int(match[2]), decode_base64(match[3]), tuple(match[4].split("\n")[:-1]))
 
     @property
     def text(self) -> str:
         """The text that is signed."""
-        return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
+        head = (self.origin, str(self.size), encode_base64(self.root))
+        return "".join(f"{line}\n" for line in (*head, *self.extensions))
 
 
 def verifier_key(name: str, public_key: Ed25519PublicKey) -> VerifierKey:

@@ -81,6 +81,6 @@ def _moment(text: str, option: str) -> str:
         return ""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return format_time(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
         raise SelectionError(f"got {option} {text[:60]!r}, expected 2026-11-01 or 2026-11-01T08:00:00Z") from None
-    return format_time(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

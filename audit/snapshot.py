@@ -19,6 +19,7 @@ from audit.verify import (
     choose_key,
     open_checkpoint,
     parse_vkey,
+    read_plain,
     read_segments,
     verify,
 )
@@ -101,15 +102,13 @@ class Snapshot:
     def payload(self, seq: int) -> bytes | None:
         """The file of one payload, as it stands, or None where it was erased; its commitment is not checked here."""
         try:
-            with (self.directory / "payloads" / f"{seq:012d}.json").open("rb") as file:
-                data = file.read(LIMITS.payload + 129)
+            return read_plain(self.directory / "payloads" / f"{seq:012d}.json", LIMITS.payload + 128)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise VerificationError(f"cannot read {error.filename}: {error.strerror}") from error
-        if len(data) > LIMITS.payload + 128:
-            raise VerificationError(f"the payload of entry {seq} is larger than {LIMITS.payload} bytes")
-        return data
+        except VerificationFailure as failure:
+            raise VerificationError(str(failure)) from None
 
 
 def take(directory: str | os.PathLike[str], keys: Sequence[str] = ()) -> Snapshot:
@@ -122,10 +121,10 @@ def take(directory: str | os.PathLike[str], keys: Sequence[str] = ()) -> Snapsho
     if (folder / "audit" / "checkpoint").exists() and not (folder / "checkpoint").exists():
         raise VerificationError(f"{folder} is a member's home: its log is {folder / 'audit'}")
     try:
-        note = _read(folder / "checkpoint", LIMITS.note)
+        note = read_plain(folder / "checkpoint", LIMITS.note)
         vkey = choose_key(keys, note.partition(b"\n")[0].decode("latin-1"))
         if vkey is None:
-            vkey = _read(folder / "log.vkey", 1024).decode("latin-1").removesuffix("\n")
+            vkey = read_plain(folder / "log.vkey", 1024).decode("latin-1").removesuffix("\n")
         name, key_id, public = parse_vkey(vkey)
         size, root = open_checkpoint(note, name, key_id, public)
         report = verify(folder, vkey)
@@ -165,15 +164,9 @@ def witness_notes(directories: Sequence[str | os.PathLike[str]]) -> list[bytes]:
             held = [*(folder / "witness").glob("*"), folder / "cosigned"]
             if len(held) > LIMITS.gossip_items:
                 raise VerificationError(f"{folder / 'witness'} holds more than {LIMITS.gossip_items} files")
-            notes |= {_read(path, LIMITS.note) for path in held if path.is_file()}
+            notes |= {read_plain(path, LIMITS.note) for path in held if path.is_file()}
+        except VerificationFailure as failure:
+            raise VerificationError(str(failure)) from None
         except OSError as error:
             raise VerificationError(f"cannot read {error.filename or folder}: {error.strerror}") from error
     return sorted(notes)
-
-
-def _read(path: Path, limit: int) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise VerificationError(f"{path} is larger than {limit} bytes")
-    return data

@@ -12,6 +12,7 @@ import argparse
 import base64
 import dataclasses
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -23,14 +24,15 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import NoReturn
 
 SCHEMA, B64 = "concordat/audit/v1", "[A-Za-z0-9+/]"
 MAX_ENTRY, MAX_PAYLOAD, MAX_NOTE, MAX_SIGNATURES = 64 * 1024, 1024 * 1024, 128 * 1024, 64
-MAX_BUNDLE, MAX_FILES = 8 * 1024**3, 100_000
+MAX_BUNDLE, MAX_FILES, MAX_MEMBER = 8 * 1024**3, 100_000, 128  # of a member what the archive's directory says of it
+MAX_COPIES, MAX_COPIED = 10_000, 256 * 1024**2
 
 
 class VerificationFailure(Exception):  # noqa: N818  named by what was found
@@ -131,7 +133,7 @@ def open_checkpoint(raw: bytes, name: str, key_id: bytes, public: bytes) -> tupl
             signed = True
     if not signed:
         fail(f"the checkpoint is not signed by {name} (key id {key_id.hex()})")
-    match = re.fullmatch(r"([^\n]+)\n(0|[1-9][0-9]{0,14})\n(\S{43}=)", body)
+    match = re.fullmatch(r"([^\n]+)\n(0|[1-9][0-9]{0,14})\n(\S{43}=)((?:\n[^\n]+)*)", body)  # last: extension lines
     if not match or match[1] != name:
         fail(f"the checkpoint's text is not the origin {name}, a tree size and a root hash")
     return int(match[2]), _base64(match[3])
@@ -160,7 +162,8 @@ class _Frontier:
 
 # Entries: the exact keys and what a value must look like; OPTIONAL ones may be null.
 TEXT, DIGEST, COUNT = "(?s:.+)", "sha256:[0-9a-f]{64}", "0|[1-9][0-9]{0,14}"
-PATTERNS = {"schema": SCHEMA, "seq": COUNT, "time": r"[0-9-]{10}T[0-9:]{8}\.[0-9]{6}Z", "actor": TEXT}
+TIME = "[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9][.][0-9]{6}"  # newer Pythons read 24:00
+PATTERNS = {"schema": SCHEMA, "seq": COUNT, "time": f"{TIME}Z", "actor": TEXT}
 PATTERNS |= {"action": r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", "resource": TEXT, "decision": "allow|deny|record"}
 PATTERNS |= {"rule": TEXT, "reason": TEXT, "policy": DIGEST, "run": TEXT, "round": COUNT}
 PATTERNS |= {"payload_commitment": DIGEST}
@@ -206,7 +209,7 @@ _FIELDS = {"action": r'"([a-z0-9_-]+(?:\.[a-z0-9_-]+)*)"', "actor": _TEXT, "deci
 _FIELDS |= {"detail": f"({{(?:{_PAIR}(?:,{_PAIR})*)?}})", "payload_commitment": f'(?:"({DIGEST})"|null)'}
 _FIELDS |= {"policy": f'(?:"{DIGEST}"|null)', "reason": f"(?:{_TEXT}|null)", "resource": _TEXT}
 _FIELDS |= {"round": f"(?:{COUNT}|null)", "rule": f"(?:{_TEXT}|null)", "run": f"(?:{_TEXT}|null)"}
-_FIELDS |= {"schema": f'"{SCHEMA}"', "seq": f"({COUNT})", "time": r'"([0-9-]{10}T[0-9:]{8}\.[0-9]{6})Z"'}
+_FIELDS |= {"schema": f'"{SCHEMA}"', "seq": f"({COUNT})", "time": f'"({TIME})Z"'}
 FAST = re.compile("{" + ",".join(f'"{name}":{pattern}' for name, pattern in _FIELDS.items()) + "}\n")
 FAST_NAME = re.compile(f"({_NAME}):")
 Facts = tuple[str, str, str, "str | None", "dict[str, object] | None"]
@@ -231,18 +234,19 @@ def entry_facts(line: bytes, seq: int) -> Facts:
     return str(entry["time"]), str(entry["decision"]), action, known, own
 
 
-def _open(path: Path) -> BinaryIO:
-    # A link, pipe or device in a hostile directory could lead elsewhere or make us wait for ever.
+def open_plain(path: Path) -> io.BufferedReader:
+    """Open a plain file: a hostile directory's link, pipe or device could lead elsewhere or make us wait for ever."""
     flags = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
-    file = os.fdopen(os.open(path, os.O_RDONLY | flags), "rb")
+    file = open(os.open(path, os.O_RDONLY | flags), "rb")  # noqa: PTH123, SIM115  a descriptor, given to the caller
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         fail(f"{path} is not a plain file")
     return file
 
 
-def _read(path: Path, limit: int) -> bytes:
-    with _open(path) as file:
+def read_plain(path: Path, limit: int) -> bytes:
+    """The content of a plain file; failure where it is longer than the limit."""
+    with open_plain(path) as file:
         data = file.read(limit + 1)
     return data if len(data) <= limit else fail(f"{path} is larger than {limit} bytes")
 
@@ -271,7 +275,7 @@ def read_segments(folder: Path, kind: str) -> Iterator[tuple[int, bytes]]:
             seq = starts[index + 1][0]
             yield from itertools.repeat((start, b""), seq - start)
             continue
-        with _open(folder / "segments" / f"{start:012d}.{kind}") as file:
+        with open_plain(folder / "segments" / f"{start:012d}.{kind}") as file:
             while record := file.read(32) if kind == "hashes" else file.readline(MAX_ENTRY + 2):
                 yield start, record
                 seq += 1
@@ -279,7 +283,7 @@ def read_segments(folder: Path, kind: str) -> Iterator[tuple[int, bytes]]:
 
 def _has_payload(folder: Path, seq: int, commitment: object) -> bool:
     try:
-        raw = _read(folder / "payloads" / f"{seq:012d}.json", MAX_PAYLOAD + 128)
+        raw = read_plain(folder / "payloads" / f"{seq:012d}.json", MAX_PAYLOAD + 128)
     except FileNotFoundError:
         return False
     # The payload stands in its file in canonical form, so that its bytes are hashed as they are.
@@ -385,46 +389,98 @@ def _judge(folder: Path, report: Report, tree: _Frontier, altered: int | None, f
         fail(f"the entries are as signed, but the stored hash of entry {altered} was altered", altered)
 
 
-def read_copies(paths: Sequence[str], name: str, key_id: bytes, public: bytes, size: int) -> dict[int, bytes]:
-    """The sizes and roots of this log that witnesses hold: notes, or directories of notes, of which others are left."""
-    found: dict[int, bytes] = {}
-    for given in map(Path, paths):
-        for path in sorted(given.iterdir()) if given.is_dir() else [given]:
-            raw = _read(path, MAX_NOTE)
-            if not raw.startswith(name.encode() + b"\n"):
-                continue
-            seen, root = open_checkpoint(raw, name, key_id, public)
-            if seen > size:
-                fail(f"{path} is a witness's copy with {seen} entries, the log has {size}: it was cut or rolled back")
-            if found.setdefault(seen, root) != root:
-                fail(f"{path} and another copy are of two histories of {seen} entries, both signed by the log's key")
-    return {seen: root for seen, root in found.items() if seen}
+class Given:
+    """What was given to verify with: keys, and witnesses' copies, read before the logs, which may grow meanwhile."""
+
+    def __init__(self, keys: Iterable[str] = (), paths: Iterable[str] = ()) -> None:
+        self.keys, self.paths, self.found = list(keys), list(paths), dict[str, int]()  # found: copies, by log
+        self._files: list[tuple[str, Path, bytes]] = []
+        self._unused, left = set(self.paths), MAX_COPIED
+        try:
+            for given in self.paths:
+                place = Path(given or fail("got an empty path of witnesses' copies, expected a file or a directory"))
+                for path in sorted(itertools.islice(place.iterdir(), MAX_COPIES + 1)) if place.is_dir() else [place]:
+                    raw = b"" if path.suffix == ".tmp" else read_plain(path, MAX_NOTE)  # .tmp: a witness is writing it
+                    self._files.append((given, path, raw))
+                    if (left := left - len(raw)) < 0 or len(self._files) > MAX_COPIES:
+                        fail(f"{given}: got too many witnesses' copies, expected {MAX_COPIES}, {MAX_COPIED} bytes")
+        except OSError as error:
+            fail(f"cannot read the witness's copy {error.filename}: {error.strerror}")
+
+    def roots(self, key: tuple[str, bytes, bytes], size: int, beside: Given) -> dict[int, bytes]:
+        """The roots in the copies of a log of `size` entries, by their sizes; copies of other logs are left."""
+        roots, self.found[key[0]] = {0: hashlib.sha256(b"").digest()}, 0
+        for given, path, raw in self._files + beside._files:
+            if raw.startswith(key[0].encode() + b"\n"):
+                try:
+                    seen, root = open_checkpoint(raw, *key)
+                except VerificationFailure as failure:
+                    fail(f"{path} is not a witness's copy of this log: {failure}")
+                if seen > size:
+                    fail(f"{path}, a witness's copy, has {seen} entries, the log {size}: it was cut or rolled back")
+                if roots.setdefault(seen, root) != root:
+                    fail(f"{path} and another copy are of two histories of {seen} entries, both signed by the log")
+                self._unused.discard(given)
+                self.found[key[0]] += given in self.paths
+        return roots
+
+    def require_used(self, names: Iterable[str]) -> None:
+        """Raise unless every key and every path was used for a log of these names: else it had no effect."""
+        known = set(names)
+        for name in sorted({key.partition("+")[0] for key in self.keys}):
+            choose_key(self.keys, name)
+            if name not in known:
+                fail(f"a key of {name} was given, but no log of that name was verified")
+        for path in sorted(self._unused):
+            fail(f"{path} was given for witnesses' copies, but holds none of a log that was verified")
+
+
+def choose_key(keys: Sequence[str], name: str) -> str | None:
+    """Of the keys that were given the one of this name; None where none were given, failure where it is missing."""
+    named = {key for key in keys if key.partition("+")[0] == name}
+    if len(named) > 1:
+        fail(f"{len(named)} different keys of {name} were given, expected one")
+    return named.pop() if named else fail(f"no key of {name} was given") if keys else None
 
 
 def verify(directory: str | os.PathLike[str], vkey: str | None = None, *, copies: Sequence[str] = ()) -> Report:
-    """Verify the whole log, or raise VerificationFailure. Without `vkey` the log's own log.vkey is taken.
+    """Verify the whole log, by the key beside it where none is given, and against the witnesses' copies at paths."""
+    return verify_all(Path(directory), Given([] if vkey is None else [vkey], copies))[0]
 
-    `copies` are files or directories with checkpoints of the log that witnesses hold, such as their `witness/`.
-    """
-    folder, source = Path(directory), "directory" if vkey is None else "given"
+
+def verify_bundle(path: str | os.PathLike[str], keys: Sequence[str] = (), copies: Sequence[str] = ()) -> list[Report]:
+    """Verify every log in a bundle as `verify` does. Where keys are given, each log needs its own."""
+    return verify_all(Path(path), Given(keys, copies))
+
+
+def verify_all(place: Path, given: Given) -> list[Report]:
+    """Verify a log or a bundle, with all that was given."""
+    reports = [check_log(place, given)] if place.is_dir() else check_bundle(place, given)
+    given.require_used(report.origin for report in reports)
+    return reports
+
+
+def check_log(folder: Path, given: Given, beside: Sequence[str] = ()) -> Report:
+    """Verify one log; that all that was given was used is for `verify_all`. `beside` are paths of more copies."""
     try:
+        raw = read_plain(folder / "checkpoint", MAX_NOTE)
+        vkey = choose_key(given.keys, raw.partition(b"\n")[0].decode("latin-1"))
         if vkey is None or (folder / "log.vkey").exists():
-            line = _read(folder / "log.vkey", 1024).decode("latin-1")
+            line = read_plain(folder / "log.vkey", 1024).decode("latin-1")
             if line[-1:] != "\n" or vkey not in {None, line[:-1]}:
                 fail("log.vkey in the log's directory is damaged or is not the key that was given")
             vkey = line[:-1]
-        name, key_id, public = parse_vkey(vkey)
-        raw = _read(folder / "checkpoint", MAX_NOTE)
-        size, root = open_checkpoint(raw, name, key_id, public)
-        report = Report(name, size, root.hex(), source)
-        beyond = walk(folder, report, copies=read_copies(copies, name, key_id, public, size))[3]
-        strays = sum(1 for _ in os.scandir(folder / "payloads")) - report.payloads
+        key = parse_vkey(vkey)
+        size, root = open_checkpoint(raw, *key)
+        report, payloads = Report(key[0], size, root.hex(), "given" if given.keys else "directory"), folder / "payloads"
+        beyond = walk(folder, report, copies=given.roots(key, size, Given((), beside)))[3]
+        # A copy of a log may lack a directory that was empty.
+        strays = (sum(1 for _ in os.scandir(payloads)) if payloads.is_dir() else 0) - report.payloads
         if (beyond or strays > 0) and not _signed_meanwhile(folder, raw):
             what = f"entry {size}" if beyond else "a file in payloads/"
             fail(f"{what} is not covered by the signature: start the log's writer once", size)
     except OSError as error:
-        within = folder / "audit"
-        hint = f"; the log of this home is {within}" if (within / "checkpoint").exists() else ""
+        hint = f"; the log of this home is {folder}/audit" if (folder / "audit" / "checkpoint").exists() else ""
         fail(f"cannot read {error.filename or folder}: {error.strerror}{hint}")
     return report
 
@@ -432,27 +488,36 @@ def verify(directory: str | os.PathLike[str], vkey: str | None = None, *, copies
 def _signed_meanwhile(folder: Path, checkpoint: bytes) -> bool:
     """Whether the checkpoint moved on: a writer that is at work signs what it wrote; it is given two seconds for it."""
     for _ in range(40):
-        if _read(folder / "checkpoint", MAX_NOTE) != checkpoint:
+        working = (folder / "lock").exists() and (folder / "lock").stat().st_size > 0
+        if read_plain(folder / "checkpoint", MAX_NOTE) != checkpoint:
             return True
-        lock = folder / "lock"
-        if not lock.exists() or not lock.stat().st_size:
+        if not working:
             break
         time.sleep(0.05)
-    return _read(folder / "checkpoint", MAX_NOTE) != checkpoint
+    return False
+
+
+class _Archive(io.BufferedReader):
+    """An archive whose directory, which is read at once and into memory, cannot be larger than that of a bundle."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > MAX_FILES * MAX_MEMBER:
+            fail(f"the archive has a directory of {size} bytes, expected at most {MAX_FILES * MAX_MEMBER}")
+        return super().read(size)
 
 
 # A bundle: the logs of several parties as logs/00, logs/01 and so on in one ZIP without compression.
-BUNDLED = r"bundle\.json|README\.txt|(logs/[0-9]{2})/(checkpoint|log\.vkey"
+UNSOUND = (zipfile.BadZipFile, zipfile.LargeZipFile, struct.error, EOFError, RuntimeError, ValueError, OverflowError)
+BUNDLED = r"bundle\.json|README\.txt|(logs/[0-9]{2,4})/(checkpoint|log\.vkey"
 BUNDLED += r"|witnessed/[0-9]{4}|segments/[0-9]{12}\.(jsonl|hashes)|payloads/[0-9]{12}\.json)"
 
 
 def unpack(path: Path, folder: Path) -> list[Path]:
     """Unpack a bundle into `folder` and return the directories of its logs; never more bytes than it has itself."""
-    size, logs = path.stat().st_size, set()
-    with _open(path) as file, zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-        twice = len({member.filename for member in members}) != len(members)
-        if size > MAX_BUNDLE or len(members) > MAX_FILES or twice:
+    logs = set()
+    with open_plain(path) as file, _Archive(file.raw) as whole, zipfile.ZipFile(whole) as archive:
+        size, members = os.fstat(file.fileno()).st_size, archive.infolist()
+        if size > MAX_BUNDLE or not len({member.filename for member in members}) == len(members) <= MAX_FILES:
             fail(f"{path} is larger than {MAX_BUNDLE} bytes, or holds more than {MAX_FILES} files or one of them twice")
         if sum(member.file_size for member in members) > size:
             fail(f"{path} says that it holds more bytes than it has: it is no bundle")
@@ -469,27 +534,18 @@ def unpack(path: Path, folder: Path) -> list[Path]:
     return sorted(logs) if logs else fail(f"{path} holds no log")
 
 
-def choose_key(keys: Sequence[str], name: str) -> str | None:
-    """Of the keys that were given the one of this name; None where none were given, failure where it is missing."""
-    named = {key for key in keys if key.partition("+")[0] == name}
-    if len(named) > 1:
-        fail(f"{len(named)} different keys of {name} were given, expected one")
-    return named.pop() if named else fail(f"no key of {name} was given") if keys else None
-
-
-def verify_bundle(path: str | os.PathLike[str], keys: Sequence[str] = ()) -> list[Report]:
-    """Verify every log in a bundle, or raise VerificationFailure. Where keys are given, each log needs its own."""
+def check_bundle(path: Path, given: Given) -> list[Report]:
+    """Verify every log in a bundle; that all that was given was used is for `verify_all`."""
     try:
         with tempfile.TemporaryDirectory() as scratch:
             reports = []
-            for folder in unpack(Path(path), Path(scratch)):
-                name = _read(folder / "checkpoint", MAX_NOTE).partition(b"\n")[0].decode("latin-1")
-                report = verify(folder, choose_key(keys, name), copies=[str(folder / "witnessed")])
+            for folder in unpack(path, Path(scratch)):
+                report = check_log(folder, given, [str(folder / "witnessed")])
                 # Whoever makes a bundle may leave payloads out: that says nothing about the log.
                 report.left_out_payloads, report.unrecorded_erasures = report.unrecorded_erasures, 0
                 report.erased_payloads -= report.left_out_payloads
                 reports.append(report)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, struct.error, EOFError, RuntimeError, ValueError) as error:
+    except UNSOUND as error:
         fail(f"{path} is not a sound archive: {error}")
     except OSError as error:
         fail(f"cannot read {path}: {error.strerror or error}")
@@ -498,23 +554,26 @@ def verify_bundle(path: str | os.PathLike[str], keys: Sequence[str] = ()) -> lis
     return reports
 
 
-def describe(report: Report) -> str:
-    """The report as a few readable lines."""
-    note = "consistent, but the key is from the log's own directory: to show who wrote it, give --key"
-    erased = f"{report.erased_payloads} erased"
-    if report.unrecorded_erasures:
-        erased += f", {report.unrecorded_erasures} of them without an entry that says so"
-    if report.left_out_payloads:
-        erased += f", {report.left_out_payloads} not in this bundle"
-    if report.purged:
-        erased += f"; {report.purged} entries purged, their hashes kept"
-    if report.witnessed:
-        erased += f"\nwitnesses: their copies agree, the latest has {report.witnessed} entries"
+def as_fields(report: Report, given: Given) -> dict[str, object]:
+    """The report for machines; where copies were given, with how many of them are of this log."""
+    return {**vars(report), **({"copies": given.found[report.origin]} if given.paths else {})}
+
+
+def describe(report: Report, given: Given) -> str:
+    """The report, and whether copies that were given were compared, as a few readable lines."""
+    own = "consistent, but the key is from the log's own directory: to show who wrote it, give --key"
+    erased, lost = f"{report.erased_payloads} erased", report.unrecorded_erasures
+    erased += f", {lost} of them without an entry that says so" if lost else ""
+    erased += f", {report.left_out_payloads} not in this bundle" if report.left_out_payloads else ""
+    erased += f"; {report.purged} entries purged, their hashes kept" if report.purged else ""
+    seen = f"witnesses: their copies agree, the latest has {report.witnessed} entries\n" if report.witnessed else ""
+    if given.paths and not given.found[report.origin]:
+        seen += "witnesses: NONE of the copies that were given is of this log\n"
     return (
         f"verified: {report.origin}, {report.size} entries, {report.first_time} to {report.last_time}\n"
         f"decisions: {', '.join(f'{n} {name}' for name, n in report.decisions.items()) or 'none'}\n"
-        f"payloads: {report.payloads} present, {erased}\nroot: {report.root}\n"
-        f"signature: {'by the key that was given' if report.key_source == 'given' else note}"
+        f"payloads: {report.payloads} present, {erased}\n{seen}root: {report.root}\n"
+        f"signature: {'by the key that was given' if report.key_source == 'given' else own}"
     )
 
 
@@ -525,22 +584,16 @@ def _main() -> None:
     parser.add_argument("--witness", metavar="PATH", action="append", help="a witness's copy, or a directory of them")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, one object for each log")
     options = parser.parse_args()
-    path, keys = options.path, options.key or []
     try:
-        if len(keys) > 1 and Path(path).is_dir():
-            fail("several keys were given, expected one: a log has one key")
-        is_bundle = Path(path).is_file()
-        if is_bundle:
-            reports = verify_bundle(path, keys)
-        else:
-            key, copies = keys[0] if keys else None, options.witness or []
-            reports = [verify(path, key, copies=copies)]
+        given = Given(options.key or [], options.witness or [])
+        reports = verify_all(Path(options.path), given)
     except VerificationFailure as failure:
         if options.json:
             print(json.dumps({"verified": False, "seq": failure.seq, "error": str(failure)}))
-        sys.exit(1 if options.json else f"FAILED: {failure}")
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(failure))  # it cannot steer a terminal
+        sys.exit(1 if options.json else f"FAILED: {text}")
     for report in reports:
-        print(json.dumps({"verified": True, **vars(report)}) if options.json else describe(report))
+        print(json.dumps({"verified": True, **as_fields(report, given)}) if options.json else describe(report, given))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from audit.cli import custody, evidence, handover, reading
+from audit.cli import custody, evidence, handover, reading, terminal
 
 app = typer.Typer(
     add_completion=False,
@@ -31,4 +31,4 @@ for _command in (
     custody.erase,
     custody.retention,
 ):
-    app.command()(_command)
+    app.command(cls=terminal.Command)(_command)

@@ -9,6 +9,7 @@ import typer
 from audit.cli.terminal import Directory, Key, Keys, check_directory, printable, read_key, read_keys, sentences, stop
 
 if TYPE_CHECKING:
+    from audit.check import Result
     from audit.snapshot import Entry, Leaf
 
 
@@ -26,8 +27,8 @@ def verify(
 ) -> None:
     """Re-hash every entry, rebuild the Merkle tree and check the signature.
 
-    With --witness a log must also lead to the checkpoints of it that other parties cosigned and kept: that shows that
-    it was neither cut back nor rewritten since.
+    With --witness a log, also one in a bundle, must lead to the checkpoints of it that other parties cosigned and kept:
+    that shows that it was neither cut back nor rewritten since. A path with no copy of these logs is an error.
 
     With --key this shows that the holder of that key signed exactly these entries. Without it the key is
     taken from beside the entries, which shows only that they are consistent. Where something is wrong, the
@@ -43,28 +44,33 @@ def verify(
 
     from audit.check import check
     from audit.errors import AuditError
-    from audit.verify import VerificationFailure
+    from audit.verify import Given, VerificationFailure
 
-    vkeys, failed = read_keys(keys), False
+    vkeys = read_keys(keys)
+    with sentences():
+        given = Given(vkeys, witness or ())
+    results: list[tuple[str, Result]] = []
+    failures: list[tuple[str, Exception]] = []
     for path in paths:
         try:
-            results = check(path, vkeys, witness or ())
-        except (VerificationFailure, AuditError) as failure:
-            failed = True
-            if as_json:
-                seq = getattr(failure, "seq", None)
-                typer.echo(json.dumps({"directory": path, "verified": False, "seq": seq, "error": str(failure)}))
-            else:
-                typer.echo(f"FAILED {path}: {printable(str(failure))}", err=True)
+            results += [(path, result) for result in check(path, given)]
+        except (VerificationFailure, AuditError) as error:
+            failures.append((path, error))
         except FileNotFoundError:
             stop(f"{path} is not there: give a log's directory, a bundle, an export or a report", status=2)
+    if not failures:
+        with sentences():
+            given.require_used(result.fields["origin"] for _, result in results)
+    for path, result in results:
+        fields = {"directory": path, "verified": True, **result.fields}
+        typer.echo(json.dumps(fields) if as_json else result.text)
+    for path, failure in failures:
+        fields = {"directory": path, "verified": False, "seq": getattr(failure, "seq", None), "error": str(failure)}
+        if as_json:
+            typer.echo(json.dumps(fields))
         else:
-            for result in results:
-                if as_json:
-                    typer.echo(json.dumps({"directory": path, "verified": True, **result.fields}))
-                else:
-                    typer.echo(result.text)
-    if failed:
+            typer.echo(f"FAILED {printable(path)}: {printable(str(failure))}", err=True)
+    if failures:
         raise typer.Exit(1)
 
 
@@ -99,7 +105,7 @@ def prove(
 
     check_directory(directory)
     with sentences():
-        snapshot = take(directory, read_keys([key] if key else None))
+        snapshot = take(directory, read_keys(key))
         if seq >= snapshot.size:
             stop(f"got entry {seq}, expected one of 0..{snapshot.size - 1}", status=2)
         line = b""
@@ -168,7 +174,7 @@ def diff(
     for directory in (one, other):
         check_directory(directory)
     with sentences():
-        keys = read_keys([key] if key else None)
+        keys = read_keys(key)
         found = compare(take(one, keys), take(other, keys))
     typer.echo(f"{found.origin}: {found.sizes[0]} entries in {one}, {found.sizes[1]} in {other}")
     if found.sizes[0] == found.sizes[1] == found.common:

@@ -49,7 +49,7 @@ def export(
     wanted = selection(since, until, run, dataset, actor, rule, decision, action)
     check_directory(directory)
     with sentences():
-        exported = package.write(take(directory, read_keys([key] if key else None)), wanted, form, out)
+        exported = package.write(take(directory, read_keys(key)), wanted, form, out)
     typer.echo(f"wrote {out}: {exported.entries} of {exported.size} entries of {exported.origin} as {form}")
 
 
@@ -144,5 +144,5 @@ def forward(
     with sentences():
         target = Target.parse(to, ca, certificate or None)
         place = Path(cursor) if cursor else Path(directory) / "forward.cursor"
-        forwarder = Forwarder(directory, target, place, read_keys([key] if key else None))
+        forwarder = Forwarder(directory, target, place, read_keys(key))
         forwarder.run(once=once, say=lambda text: typer.echo(printable(text), err=True))

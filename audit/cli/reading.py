@@ -86,7 +86,7 @@ def query(
     wanted = selection(since, until, run, dataset, actor, rule, decision, action)
     check_directory(directory)
     with sentences():
-        snapshot, matches = take(directory, read_keys([key] if key else None)), Matcher(wanted)
+        snapshot, matches = take(directory, read_keys(key)), Matcher(wanted)
         found = [entry for entry in snapshot.entries() if matches(entry.fields)]
     if as_json:
         for entry in found:
@@ -124,7 +124,7 @@ def watch(
     matches = Matcher(selection("", "", run, dataset, actor, rule, decision, action))
     check_directory(directory)
     with sentences():
-        snapshot = take(directory, read_keys([key] if key else None))
+        snapshot = take(directory, read_keys(key))
         follower, old = Follower(directory, snapshot.vkey), 0 if everything else snapshot.size
         typer.echo(f"{snapshot.size} entries of {snapshot.origin} verify; following", err=True)
         while True:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
+import click
 import typer
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +24,23 @@ Keys = Annotated[
 ]
 
 COLOURS = {"allow": "green", "deny": "red", "record": "cyan"}
+
+
+class Command(TyperCommand):
+    """A command none of whose options is without effect: one that is given twice, or is empty, is an error."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Look at the options as they were given, then read them as ever."""
+        given, _, order = self.make_parser(ctx).parse_args(list(args))
+        for option in order:
+            value = given.get(option.name or "")
+            if not isinstance(option, click.Option) or option.is_flag or ctx.resilient_parsing:
+                continue
+            if value == "" or (isinstance(value, list) and "" in value):
+                raise click.UsageError(f"got an empty {option.opts[0]}: give a value, or leave it out", ctx)
+            if not option.multiple and order.count(option) > 1:
+                raise click.UsageError(f"got {option.opts[0]} {order.count(option)} times, expected it once", ctx)
+        return super().parse_args(ctx, args)
 
 
 def printable(text: str) -> str:
@@ -81,6 +100,7 @@ def read_key(argument: str) -> str:
     return argument
 
 
-def read_keys(arguments: list[str] | None) -> list[str]:
-    """Several verifier keys, each as itself or as a file."""
-    return [read_key(argument) for argument in arguments or []]
+def read_keys(arguments: str | list[str] | None) -> list[str]:
+    """Verifier keys, each as itself or as a file; none where the option was not given."""
+    given = [arguments] if isinstance(arguments, str) else arguments or []
+    return [read_key(argument) for argument in given]

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from audit.errors import VerificationError
 from audit.export import cef, fhir, ocsf, processing, spreadsheet
@@ -21,7 +21,7 @@ from audit.merkle import leaf_hash, verify_inclusion
 from audit.note import decode_base64, open_checkpoint, parse_vkey
 from audit.query import Matcher, Selection, SelectionError
 from audit.snapshot import Entry, Snapshot
-from audit.verify import VerificationFailure, check_entry
+from audit.verify import VerificationFailure, check_entry, open_plain, read_plain
 
 SCHEMA = "concordat/audit-export/v1"
 FORMATS: dict[str, dict[str, Renderer]] = {
@@ -124,7 +124,7 @@ def check(directory: str | os.PathLike[str], keys: Sequence[str] = ()) -> Export
 
 
 def _check(folder: Path, keys: Sequence[str]) -> Exported:
-    manifest = json.loads(_read(folder / MANIFEST, LIMITS.note))
+    manifest = json.loads(read_plain(folder / MANIFEST, LIMITS.note))
     form = manifest["format"]
     if manifest["schema"] != SCHEMA or form not in FORMATS:
         raise VerificationError(f"{folder / MANIFEST} is not the manifest of an export")
@@ -134,13 +134,13 @@ def _check(folder: Path, keys: Sequence[str]) -> Exported:
     for name, expected in manifest["files"].items():
         if _digest(folder / name) != expected:
             raise VerificationError(f"{folder / name} is not the file that the manifest names")
-    vkey = _read(folder / KEY, 1024).decode("ascii").removesuffix("\n")
+    vkey = read_plain(folder / KEY, 1024).decode("ascii").removesuffix("\n")
     if keys and vkey not in keys:
         raise VerificationError(f"{folder} is signed with a key that was not given: {vkey}")
-    checkpoint = open_checkpoint(_read(folder / CHECKPOINT, LIMITS.note), parse_vkey(vkey))
+    checkpoint = open_checkpoint(read_plain(folder / CHECKPOINT, LIMITS.note), parse_vkey(vkey))
     source, count, last = Source(checkpoint.origin, checkpoint.size, checkpoint.root.hex()), 0, -1
     matches = Matcher(Selection(**manifest["selection"]))
-    with (folder / PROOFS).open("rb") as proofs:
+    with open_plain(folder / PROOFS) as proofs:
         for entry in _entries(folder):
             proof = json.loads(proofs.readline(LIMITS.proof_file))
             path = [decode_base64(item) for item in proof["proof"]]
@@ -163,7 +163,7 @@ def _check_manifest(manifest: dict[str, Any], source: Source, count: int, folder
 
 
 def _check_rendered(path: Path, text: Iterator[str], version: object) -> None:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         same = all(file.read(len(part)) == part for part in (piece.encode() for piece in text))
         if same and not file.read(1):
             return
@@ -173,7 +173,7 @@ def _check_rendered(path: Path, text: Iterator[str], version: object) -> None:
 
 
 def _entries(folder: Path) -> Iterator[Entry]:
-    with (folder / ENTRIES).open("rb") as file:
+    with open_plain(folder / ENTRIES) as file:
         while line := file.readline(LIMITS.entry + 2):
             seq = json.loads(line)["seq"]
             yield Entry(seq, line[:-1], check_entry(line, seq))
@@ -197,15 +197,9 @@ def _names(form: str) -> list[str]:
 
 
 def _digest(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > LIMITS.export_file:
+            raise VerificationError(f"{path} has {size} bytes, expected at most {LIMITS.export_file}: select less")
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"sha256": digest, "bytes": path.stat().st_size}
-
-
-def _read(path: Path, limit: int) -> bytes:
-    file: BinaryIO
-    with path.open("rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise VerificationError(f"{path} is larger than {limit} bytes")
-    return data
+    return {"sha256": digest, "bytes": size}

@@ -62,7 +62,6 @@ def refusals(note: bytes, vkey: str) -> None:
     [
         "{origin}\n03\n{root}\n",
         "{origin}\n-3\n{root}\n",
-        "{origin}\n3\n{root}\nextension\n",
         "{origin}\n3\n",
         "{origin}\n3\nAAAA\n",
         "other.example/log\n3\n{root}\n",
