@@ -32,6 +32,8 @@ INHERITED = frozenset(
     }
 )
 """What a trainer inherits; app code sees no other variable of the host."""
+FROM_TEXT = ("--check-hash-based-pycs", "always")
+"""Python's own importer then compares each compiled file with its text, where the file says which text it is of."""
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 """Landlock binds the thread that asks for it and those it starts: NumPy and Arrow must not start any before."""
 
@@ -72,7 +74,7 @@ def run_worker(config_path: Path, say: Callable[[str], None], gate: str | None =
         signal.signal(number, stop)
     for left_over in config.scratch.glob("trainer-*"):
         shutil.rmtree(left_over, ignore_errors=True)
-    command = [sys.executable, "-P", "-m", "silo.worker.service", str(config_path.resolve())]
+    command = [sys.executable, *FROM_TEXT, "-P", "-m", "silo.worker.service", str(config_path.resolve())]
     command += [gate] if gate is not None else []
     environment = {name: value for name, value in os.environ.items() if name in INHERITED}
     environment |= {**ONE_THREAD, NETWORK_VARIABLE: network, PARENT_VARIABLE: str(os.getpid())}

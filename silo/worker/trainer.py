@@ -111,6 +111,7 @@ class Trainer:
         if sockets.startswith("SOCKETS NOT") and isinstance(source, ContractSource):
             raise WorkError(f"the app could reach what listens on this host, such as a database: {sockets}")
         _silence()
+        sys.dont_write_bytecode = True
         app = self._scratch / "app"
         app.mkdir()
         unpack(frame.payload, app)
