@@ -19,7 +19,9 @@ from silo.dataset.contract import Contract
 from silo.dataset.sources import SqlQuery
 from silo.devices import check_device
 from silo.sockets import keep_tcp_ports
+from silo.worker.children import adopt_orphans, end_children
 from silo.worker.door import open_door
+from silo.worker.enclosure import find_enclosure
 from silo.worker.template import RETRY_SECONDS, import_training, keep_trainers
 
 NETWORK_VARIABLE = "CONCORDAT_WORKER_NETWORK"
@@ -62,6 +64,7 @@ def run_worker(config_path: Path, say: Callable[[str], None], gate: str | None =
     if door is not None:
         network += f"; a process of its own opens connections to {', '.join(addresses)}: {door[0].how()}"
     say(f"worker of {config.silo}: {network}")
+    adopt_orphans()
     stopping = threading.Event()
     current: list[subprocess.Popen[bytes]] = []
 
@@ -97,6 +100,7 @@ def run_worker(config_path: Path, say: Callable[[str], None], gate: str | None =
         if stopping.is_set():
             process.terminate()
         code = process.wait()
+        end_children(spared=[] if door is None else [door[1].pid])
         for left_over in config.scratch.glob("trainer-*"):
             shutil.rmtree(left_over, ignore_errors=True)
         if not stopping.is_set():
@@ -128,8 +132,10 @@ def main() -> None:
         # Imported already; and not with this module, as NumPy starts threads and those may enter no user namespace.
         from silo.worker.trainer import serve  # noqa: PLC0415
 
-        return serve(load_worker_config(path, gate), network)
+        config = load_worker_config(path, gate)
+        return enclosure.run(lambda enclosed: serve(config, network, enclosed))
 
+    enclosure = find_enclosure()
     import_training(config.scratch)
     code = keep_trainers(trainer, config.scratch, complain)
     sys.stdout.flush()
