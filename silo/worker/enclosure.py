@@ -62,7 +62,7 @@ class Enclosure:
             return refused
         here, there = socket.socketpair()
         with here:
-            child = forked(lambda: self._within(work, there))
+            child = forked(lambda: self._within(work, here, there))
             there.close()
             return _kept(child, here)
 
@@ -78,7 +78,8 @@ class Enclosure:
             return error.errno or 1
         return 0
 
-    def _within(self, work: Callable[[Enclosed], int], keeper: socket.socket) -> int:
+    def _within(self, work: Callable[[Enclosed], int], keeper_s: socket.socket, keeper: socket.socket) -> int:
+        keeper_s.close()
         enclosed = Enclosed(number_outside(), self.said, keeper)
         return (_own_proc() if self.proc else 0) or work(enclosed)
 
