@@ -41,6 +41,10 @@ class IdentityError(ConcordatError):
     """A key, certificate or signature is not what it has to be."""
 
 
+class BundleError(ConcordatError):
+    """An app bundle that reviewers could not read whole, that is too large, or that is none."""
+
+
 class ManifestError(ConcordatError):
     """The federation manifest is wrong, unsigned, foreign or older than one already seen."""
 

@@ -147,9 +147,17 @@ def check_private(path: Path, status: os.stat_result) -> None:
     from there, by a process that is not root.
     """
     mode = stat.S_IMODE(status.st_mode)
-    mounted = status.st_uid == 0 and os.geteuid() != 0 and not mode & 0o337
+    mounted = _is_root_s(status.st_uid) and os.geteuid() != 0 and not mode & 0o337
     if mode & 0o077 and not mounted:
         raise IdentityError(f"{path} has mode {mode:04o}, expected 0600", advice=f"run: chmod 600 {path}")
+
+
+def _is_root_s(owner: int) -> bool:
+    """Whether a file's owner is root, also in a user namespace without it, which shows every stranger as nobody."""
+    if owner == 0:
+        return True
+    known = {int(line.split()[0]) for line in Path("/proc/self/uid_map").read_text().splitlines()}
+    return 0 not in known and owner == int(Path("/proc/sys/kernel/overflowuid").read_text())
 
 
 def read_private(path: Path) -> bytes:

@@ -31,6 +31,8 @@ class Limits:
     """The files of an app bundle together, once unpacked."""
     app_files: int = 1000
     """The number of files in an app bundle."""
+    app_source: int = 4 * MIB
+    """The Python files of an app bundle together."""
     approval: int = 64 * 1024
     """A reviewer's approval, or its revocation."""
     approvals: int = 1000

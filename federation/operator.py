@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import httpx
 
+from federation.app_bundle import read_bundle
 from federation.errors import (
     ConcordatError,
     Exit,
@@ -73,7 +74,11 @@ class OperatorClient:
         """Sign and submit a run with its app, or with a bundle of it that was made before; returns the run's id."""
         content = read_limited(run_file, LIMITS.document)
         run = load_run(content, source=str(run_file)).model
-        return self._submit(content, build_app(run_file.resolve().parent / run.app.path) if app is None else app)
+        if app is None:
+            app = build_app(run_file.resolve().parent / run.app.path)
+        else:
+            read_bundle(app)
+        return self._submit(content, app)
 
     def submit_statistics(self, file: Path) -> str:
         """Sign and submit a run of statistics, which has no app; returns the run's id."""
@@ -226,7 +231,10 @@ def _problem(response: httpx.Response) -> ConcordatError:
 
 
 def build_app(directory: Path) -> bytes:
-    """Bundle a Flower app with Flower's own command; raises UsageError with its words where it refuses."""
+    """Bundle a Flower app with Flower's own command; raises UsageError with its words where it refuses.
+
+    Raises BundleError for a bundle that every silo would refuse.
+    """
     if not (directory / "pyproject.toml").is_file():
         raise UsageError(
             f"{directory} is not a Flower app: it has no pyproject.toml", advice="set app.path in run.yaml"
@@ -246,4 +254,6 @@ def build_app(directory: Path) -> bytes:
             # Without the frame that is drawn around it on a terminal.
             words = " ".join(re.sub("[\u2500-\u257f]", " ", done.stderr or done.stdout).split())
             raise UsageError(f"flwr build refused {directory}: {words[:500]}")
-        return read_limited(bundles[0], LIMITS.app)
+        bundle = read_limited(bundles[0], LIMITS.app)
+    read_bundle(bundle)
+    return bundle

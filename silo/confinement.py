@@ -7,7 +7,6 @@ the audit log.
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import platform
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from silo.devices import gpu_nodes
+from silo.system_calls import ARCHITECTURES, SECCOMP, program
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
@@ -30,24 +30,36 @@ _READ = (1 << 0) | (1 << 2) | (1 << 3)  # execute, read file, read directory
 _WRITE = sum(1 << bit for bit in (1, *range(4, 13)))  # write file, remove and make every kind of file
 _USE = (1 << 1) | (1 << 2) | (1 << 3)  # write file, read file, read directory
 _REFER, _TRUNCATE = 1 << 13, 1 << 14
+_SCOPE_ABSTRACT_SOCKETS, _SCOPE_SIGNALS = 1 << 0, 1 << 1
 _FILE_RIGHTS = (1 << 0) | (1 << 1) | (1 << 2) | _TRUNCATE
 
 _CAPABILITY_VERSION_3 = 0x20080522
 
-_LOAD, _IF_EQUAL, _IF_NOT_BELOW, _RETURN = 0x20, 0x15, 0x35, 0x06  # classic BPF: linux/bpf_common.h
-_RET_ERRNO, _RET_ALLOW = 0x00050000, 0x7FFF0000  # linux/seccomp.h
-_X32 = 0x40000000
-# The architecture's number (linux/audit.h), that of seccomp, and socket, connect, socketpair and io_uring_setup.
-_SYSCALLS = {
-    "x86_64": (0xC000003E, 317, (41, 42, 53, 425)),
-    "aarch64": (0xC00000B7, 277, (198, 203, 199, 425)),
-}
-
+SYSTEM_CONFIGURATION = Path("/etc")
+"""For the kit's own processes that look up names, whose files there are replaced while they run."""
+_SYSTEM_FILES = (
+    *(
+        "/etc/ld.so.cache",
+        "/etc/ld.so.conf",
+        "/etc/ld.so.conf.d",
+        "/etc/alternatives",
+        "/etc/localtime",
+        "/etc/timezone",
+    ),
+    *("/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/hosts", "/etc/host.conf", "/etc/resolv.conf"),
+    *("/etc/mime.types", "/etc/os-release", "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/pki/tls/certs"),
+    *("/etc/pki/tls/openssl.cnf", "/etc/pki/ca-trust/extracted", "/etc/crypto-policies"),
+)
+"""The parts of /etc that are no secret and that libraries read. A pod's keys and configuration are in /etc too."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _RulesetAttr(ctypes.Structure):
-    _fields_ = (("handled_access_fs", ctypes.c_uint64),)
+    _fields_ = (
+        ("handled_access_fs", ctypes.c_uint64),
+        ("handled_access_net", ctypes.c_uint64),
+        ("scoped", ctypes.c_uint64),
+    )
 
 
 class _PathBeneathAttr(ctypes.Structure):
@@ -73,14 +85,19 @@ def leave_network() -> str:
     if _libc.unshare(CLONE_NEWNET) == 0:
         return "empty network namespace"
     if _libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        map_own_user(uid, gid)
         return "empty network namespace in a user namespace"
     reason = _reason()
     if network_interfaces() == ["lo"]:
         return "network namespace with loopback alone, given from outside"
     return f"NOT SEPARATED FROM THE NETWORK: this host allows no network namespace ({reason})"
+
+
+def map_own_user(uid: int, gid: int) -> None:
+    """In a user namespace just made, be the user and group that this process was before; raises OSError."""
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
 
 
 def network_interfaces() -> list[str]:
@@ -92,7 +109,7 @@ def network_interfaces() -> list[str]:
 def runtime_paths() -> list[Path]:
     """What any Python process here has to read: interpreter, libraries, this package, system files."""
     package = Path(__file__).resolve().parent.parent
-    system = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/sys")
+    system = ("/usr", "/lib", "/lib64", "/bin", "/proc", "/sys", *_SYSTEM_FILES)
     # Not all of /dev: root may read the disks there, and so any file.
     devices = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
     paths = [Path(sys.prefix), Path(sys.base_prefix), *map(Path, (*system, *devices)), *map(Path, sys.path)]
@@ -104,12 +121,15 @@ def runtime_paths() -> list[Path]:
 
 
 def confine_files(readable: Iterable[Path], writable: Iterable[Path]) -> str:
-    """Let this process and its children open only these files and directories; returns what was achieved."""
+    """Let this process and its children open only these files and directories; returns what was achieved.
+
+    From Linux 6.12 they send signals to one another alone, and reach no abstract socket that another process made.
+    """
     abi = _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_CREATE_RULESET_VERSION))
     if abi < 1:
         return f"FILES NOT CONFINED: this kernel has no Landlock ({_reason()})"
     handled = _READ | _WRITE | (_REFER if abi >= 2 else 0) | (_TRUNCATE if abi >= 3 else 0)
-    attributes = _RulesetAttr(handled)
+    attributes = _RulesetAttr(handled, 0, _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS if abi >= 6 else 0)
     ruleset = _libc.syscall(
         _CREATE_RULESET,
         ctypes.byref(attributes),
@@ -149,27 +169,22 @@ def drop_capabilities() -> str:
 
 
 def forbid_sockets() -> str:
-    """Let no thread of this process, nor its children, make or connect a socket; returns what was achieved.
+    """Leave every thread of this process, and its children, the system calls that training needs; returns the result.
 
-    A seccomp filter. Landlock and an empty network namespace leave open what listens on a Unix socket in the file
-    system, such as a database.
+    A seccomp filter, which makes no socket and connects none. Landlock and namespaces leave open what listens on a
+    Unix socket in the file system, such as a database, and memory, keys, locks and signals that reach other processes.
     """
-    known = _SYSCALLS.get(platform.machine())
-    if known is None:
-        return f"SOCKETS NOT FORBIDDEN: the system calls of {platform.machine()} are not known"
-    architecture, seccomp, forbidden = known
-    refuse, allow = _RET_ERRNO | errno.EACCES, _RET_ALLOW
-    # The last two instructions allow and refuse; jumps count from the next instruction.
-    program = [(_LOAD, 0, 0, 4), (_IF_EQUAL, 0, len(forbidden) + 3, architecture)]
-    program += [(_LOAD, 0, 0, 0), (_IF_NOT_BELOW, len(forbidden) + 1, 0, _X32)]
-    program += [(_IF_EQUAL, len(forbidden) - place, 0, number) for place, number in enumerate(forbidden)]
-    program += [(_RETURN, 0, 0, allow), (_RETURN, 0, 0, refuse)]
-    code = (_Instruction * len(program))(*(_Instruction(*one) for one in program))
-    filter_ = _Program(len(program), code)
+    machine = platform.machine()
+    if machine not in ARCHITECTURES:
+        return f"SOCKETS NOT FORBIDDEN, nor any other system call: those of {machine} are not known"
+    instructions = program(machine, os.getpid(), gpu=bool(gpu_nodes()))
+    code = (_Instruction * len(instructions))(*(_Instruction(*one) for one in instructions))
+    filter_ = _Program(len(instructions), code)
     if _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        return f"SOCKETS NOT FORBIDDEN: no_new_privs refused ({_reason()})"
-    if _libc.syscall(seccomp, ctypes.c_uint(1), ctypes.c_uint(1), ctypes.byref(filter_)) != 0:
-        return f"SOCKETS NOT FORBIDDEN: the kernel refused the filter ({_reason()})"
+        return f"SOCKETS NOT FORBIDDEN, nor any other system call: no_new_privs refused ({_reason()})"
+    # SECCOMP_SET_MODE_FILTER for all threads (SECCOMP_FILTER_FLAG_TSYNC).
+    if _libc.syscall(SECCOMP[machine], ctypes.c_uint(1), ctypes.c_uint(1), ctypes.byref(filter_)) != 0:
+        return f"SOCKETS NOT FORBIDDEN, nor any other system call: the kernel refused the filter ({_reason()})"
     return "no sockets by seccomp"
 
 

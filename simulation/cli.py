@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from federation.wire import Weights
+    from simulation.engine import Simulation
 
 
 def simulate(
@@ -22,21 +28,34 @@ def simulate(
     from coordinator.checkpoints import parse_shapes, save_model
     from federation.home import read_limited
     from federation.limits import LIMITS
-    from federation.progress import line_of
     from federation.run import load_run
     from simulation.data import views_of
 
     run = load_run(read_limited(run_file, LIMITS.document), source=str(run_file)).model
     views = views_of(run, places, silos)
-    from silo.worker.app import load_builder
+    from federation.operator import build_app
+    from silo.worker.app import load_builder, unpack
     from silo.worker.training.model import configure
     from simulation.engine import Simulation
 
     configure(threads)
-    builder = load_builder(run_file.resolve().parent / run.app.path, run.app.model)
-    simulation = Simulation(run, builder, views, sample=sample)
-    for name, plan in simulation.plans.items():
-        say(f"  {name}: {len(views[name].train_x)} training rows" + (f", {_privacy(plan)}" if plan else ""))
+    with tempfile.TemporaryDirectory(prefix="concordat-app-") as place:
+        # The bundle, not the directory: a file that is left out of the one is missed here and not at the silos.
+        unpack(build_app(run_file.resolve().parent / run.app.path), Path(place))
+        simulation = Simulation(run, load_builder(Path(place), run.app.model), views, sample=sample)
+        for name, plan in simulation.plans.items():
+            say(f"  {name}: {len(views[name].train_x)} training rows" + (f", {_privacy(plan)}" if plan else ""))
+        weights = _rounds(simulation, say)
+    if out is not None:
+        save_model(out, weights, parse_shapes(simulation.model.shapes))
+        say(f"the final model is in {out}")
+
+
+def _rounds(simulation: Simulation, say: Callable[[str], None]) -> Weights:
+    """Run every round, say what each gave and what the final model is worth, and return that."""
+    from coordinator.fairness import spread
+    from federation.progress import line_of
+
     weights, started = simulation.initial, time.monotonic()
     for closed in simulation.rounds():
         weights, now = closed.weights, time.monotonic()
@@ -45,13 +64,9 @@ def simulate(
         say(line or "")
         started = now
     final = simulation.evaluate(weights)
-    from coordinator.fairness import spread
-
     event = {"event": "run.evaluated", "silos": final, "metrics": simulation.mean(final), "fairness": spread(final)}
     say(line_of(event) or "")
-    if out is not None:
-        save_model(out, weights, parse_shapes(simulation.model.shapes))
-        say(f"the final model is in {out}")
+    return weights
 
 
 def _privacy(plan: object) -> str:

@@ -47,7 +47,7 @@ def activities(entries: Iterable[Entry]) -> list[Activity]:
     for entry in entries:
         fields, detail = entry.fields, entry.fields["detail"]
         if fields["action"] == "worker.connected":
-            kept = {name: detail[name] for name in ("network", "files") if detail.get(name)}
+            kept = {name: detail[name] for name in ("network", "files", "processes") if detail.get(name)}
             measures = {f"{name} of the training process: {value}" for name, value in kept.items()}
         if fields["action"] == "run.admit" and "purpose" in detail and "dataset" in detail:
             place = (str(detail["purpose"]), str(detail["dataset"]))

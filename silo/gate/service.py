@@ -35,7 +35,7 @@ from policies.bundle import BundleError, check_succession, version_of
 from policies.document import Document
 from policies.model import SiloPolicy
 from silo.config import SiloConfig, load_silo_config
-from silo.confinement import confine_files, runtime_paths
+from silo.confinement import SYSTEM_CONFIGURATION, confine_files, runtime_paths
 from silo.gate.facts import Approvals, LogFacts
 from silo.gate.fleet import FleetConnection, FleetNode, FleetRefusedError
 from silo.gate.handler import STOPS, Handler
@@ -85,7 +85,9 @@ class Gate:
         # while it runs: the directories of the policy and of the approvals.
         readable, writable = _channel_paths(config)
         changing = [config.policy.parent, *([approvals.directory] if approvals else [])]
-        self._confinement = confine_files([*runtime_paths(), *changing, *readable], [home.path, *writable])
+        self._confinement = confine_files(
+            [*runtime_paths(), SYSTEM_CONFIGURATION, *changing, *readable], [home.path, *writable]
+        )
         origin, log_key = log_origin(identity.federation, identity.role, identity.name), log_keys.load_key(home.log_key)
         self._log = CountedLog.open(home.audit, origin=origin, key=log_key, clock=utc_now)
         self._heartbeat = Heartbeat(self._log, identity.uri)
@@ -283,7 +285,8 @@ class Gate:
             hello, seen = self._link.next_hello(seen)
             if hello is not None and not self._stopping.is_set():
                 detail = {
-                    name: str(hello.get(name, ""))[:500] for name in ("network", "files", "interfaces", "version")
+                    name: str(hello.get(name, ""))[:500]
+                    for name in ("network", "files", "processes", "interfaces", "version")
                 }
                 try:
                     self._record("worker.connected", detail)

@@ -4,57 +4,19 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import io
-import lzma
 import tomllib
 import unicodedata
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
-from pathlib import PurePosixPath
 
-from federation.errors import ConcordatError
-from federation.limits import LIMITS
+from federation.app_bundle import read_bundle
+from federation.errors import BundleError
 
 Files = Mapping[str, bytes]
 
 
-class BundleError(ConcordatError):
-    """An app bundle that is too large, reaches outside its directory, or is none."""
-
-
 def files_of(bundle: bytes) -> dict[str, bytes]:
-    """The files of a bundle by their path, in the order of paths; raises BundleError."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
-            entries = archive.infolist()
-            if len(entries) > LIMITS.app_files:
-                raise BundleError(f"the app has {len(entries)} files, expected at most {LIMITS.app_files}")
-            if sum(entry.file_size for entry in entries) > LIMITS.app_unpacked:
-                raise BundleError(f"the app unpacks to more than {LIMITS.app_unpacked} bytes")
-            found: dict[str, bytes] = {}
-            for entry in entries:
-                path = PurePosixPath(entry.filename)
-                if path.is_absolute() or ".." in path.parts or "\\" in entry.filename:
-                    raise BundleError("the app holds a file name that reaches outside its own directory")
-                if entry.is_dir():
-                    continue
-                if str(path) in found:
-                    raise BundleError(f"the app holds {shown(str(path))} twice: reviewers could be shown another file")
-                with archive.open(entry) as file:
-                    found[str(path)] = file.read(entry.file_size)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        NotImplementedError,
-        EOFError,
-        RuntimeError,
-        OSError,
-        ValueError,
-    ):
-        raise BundleError("the app is not a zip file, as a Flower App Bundle is") from None
-    return dict(sorted(found.items()))
+    """The files of a bundle by their path, as the trainer will have them; raises BundleError."""
+    return read_bundle(bundle)
 
 
 def authors_of(files: Files) -> tuple[str, ...]:
@@ -77,7 +39,7 @@ def listing(files: Files) -> Iterator[str]:
 
 
 def difference(before: Files, after: Files) -> Iterator[str]:
-    """The unified diff between two bundles, file by file; a file that is not UTF-8 text is only named."""
+    """The unified diff between two bundles, file by file; of a change that no line shows its kind is told."""
     for path in sorted({*before, *after}):
         old, new = before.get(path), after.get(path)
         if old == new:
@@ -88,8 +50,10 @@ def difference(before: Files, after: Files) -> Iterator[str]:
             yield f"binary file {shown(path)} differs"
             continue
         names = ["/dev/null" if content is None else shown(path) for content in (old, new)]
-        lines = difflib.unified_diff(texts[0], texts[1], names[0], names[1], lineterm="")
-        yield from (shown(line) for line in lines)
+        lines = list(difflib.unified_diff(texts[0], texts[1], names[0], names[1], lineterm=""))
+        yield from map(shown, lines)
+        if not lines:
+            yield f"{names[0]} -> {names[1]}: an empty file, or line ends alone, differ"
 
 
 def shown(text: str) -> str:

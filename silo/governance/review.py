@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from federation.errors import ConcordatError, UsageError
+from federation.errors import BundleError, ConcordatError, UsageError
 from federation.home import read_limited, replace_file
 from federation.limits import LIMITS
 from federation.operator import build_app
@@ -22,7 +22,7 @@ from policies.errors import PolicyError
 from policies.model import SiloPolicy
 from silo.config import ApprovalsConfig, load_silo_config
 from silo.governance import approvals
-from silo.governance.bundle import BundleError, Files, authors_of, difference, files_of, listing, shown
+from silo.governance.bundle import Files, authors_of, difference, files_of, listing, shown
 from silo.governance.documents import Keys
 from silo.governance.releases import SUFFIX, Handover, agree
 

@@ -3,55 +3,35 @@
 from __future__ import annotations
 
 import importlib
-import io
-import lzma
-import sys
-import zipfile
-import zlib
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from federation.limits import LIMITS
+from federation.app_bundle import read_bundle
+from federation.errors import BundleError
 from silo.worker.errors import AppError, kind_of
+from silo.worker.importing import import_from
 
 
 def unpack(bundle: bytes | bytearray | memoryview, directory: Path) -> None:
-    """Unpack a bundle into an empty directory; raises AppError for one that is too large or reaches outside."""
+    """Unpack a bundle into an empty directory; raises AppError for one that reviewers could not have read whole."""
     try:
-        with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
-            entries = archive.infolist()
-            if len(entries) > LIMITS.app_files:
-                raise AppError(f"the app has {len(entries)} files, expected at most {LIMITS.app_files}")
-            if sum(entry.file_size for entry in entries) > LIMITS.app_unpacked:
-                raise AppError(f"the app unpacks to more than {LIMITS.app_unpacked} bytes")
-            for entry in entries:
-                path = PurePosixPath(entry.filename)
-                if path.is_absolute() or ".." in path.parts or "\\" in entry.filename:
-                    raise AppError("the app holds a file name that reaches outside its own directory")
-                if not entry.is_dir():
-                    target = directory / path
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    # Read by size: an entry that lies about its size is not inflated further than it says.
-                    with archive.open(entry) as file:
-                        target.write_bytes(file.read(entry.file_size))
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        NotImplementedError,
-        EOFError,
-        RuntimeError,
-        OSError,
-        ValueError,
-    ):
-        raise AppError("the app is not a zip file, as a Flower App Bundle is") from None
+        files = read_bundle(bundle)
+    except BundleError as error:
+        raise AppError(str(error)) from None
+    try:
+        for name, content in files.items():
+            target = directory / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+    except OSError as error:
+        raise AppError(f"the app cannot be unpacked: {error.strerror}") from None
 
 
 def load_builder(directory: Path, entry_point: str) -> Callable[[int], Any]:
     """Import `module:function` from an unpacked app; raises AppError that names what is missing, and no more."""
     module_name, _, name = entry_point.partition(":")
-    sys.path.insert(0, str(directory))
+    import_from(directory)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

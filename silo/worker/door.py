@@ -17,7 +17,7 @@ from subprocess import DEVNULL, Popen
 
 from federation.addresses import split_address
 from federation.processes import PARENT_VARIABLE, end_with_parent_if_asked
-from silo.confinement import confine_files, drop_capabilities, runtime_paths
+from silo.confinement import SYSTEM_CONFIGURATION, confine_files, drop_capabilities, runtime_paths
 from silo.sockets import keep_tcp_ports
 from silo.worker.errors import DataError
 
@@ -132,7 +132,7 @@ def main() -> None:
     """Confine this process, then serve until nobody is left to ask."""
     end_with_parent_if_asked()
     control, addresses = socket.socket(fileno=int(sys.argv[1])), sys.argv[2:]
-    files = confine_files(runtime_paths(), [])
+    files = confine_files([*runtime_paths(), SYSTEM_CONFIGURATION], [])
     drop_capabilities()
     ports = keep_tcp_ports([split_address(address)[1] for address in addresses])
     _serve(control, addresses, f"{files}; {ports}")

@@ -20,6 +20,7 @@ from federation.wire import Weights
 from policies.errors import PolicyError
 from silo.confinement import confine_files, drop_capabilities, forbid_sockets, runtime_paths
 from silo.worker.app import load_builder, unpack
+from silo.worker.enclosure import enclosed
 from silo.worker.errors import AppError, kind_of
 
 
@@ -34,7 +35,7 @@ def make(place: Path, *, own: bool) -> None:
     app = place / "app"
     app.mkdir()
     unpack(read_limited(place / "app.fab", LIMITS.app), app)
-    achieved = (confine_files(runtime_paths(), [place]), forbid_sockets(), drop_capabilities())
+    achieved = (confine_files(runtime_paths(), [place]), drop_capabilities(), forbid_sockets())
     lacking = [one for one in achieved if " NOT " in one]
     if lacking and not own:
         raise ConcordatError(f"another operator's app is not run here: {lacking[0]}")
@@ -62,12 +63,16 @@ def _weights(path: Path, layers: list[tuple[str, tuple[int, ...]]]) -> Weights:
 def main(arguments: list[str]) -> int:
     """Make the file; the last line of a failure's output says why."""
     place, whose = arguments
-    try:
-        make(Path(place), own=whose == "own")
-    except (ConcordatError, PolicyError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
+
+    def work() -> int:
+        try:
+            make(Path(place), own=whose == "own")
+        except (ConcordatError, PolicyError) as error:
+            sys.stderr.write(f"{error}\n")
+            return 1
+        return 0
+
+    return enclosed(work)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from silo.dataset.contract import Contract
 from silo.dataset.sources import SqlQuery
 from silo.devices import check_device
 from silo.sockets import keep_tcp_ports
+from silo.worker.children import adopt_orphans, end_children
 from silo.worker.door import open_door
+from silo.worker.enclosure import find_enclosure
 from silo.worker.template import RETRY_SECONDS, import_training, keep_trainers
 
 NETWORK_VARIABLE = "CONCORDAT_WORKER_NETWORK"
@@ -32,6 +34,8 @@ INHERITED = frozenset(
     }
 )
 """What a trainer inherits; app code sees no other variable of the host."""
+FROM_TEXT = ("--check-hash-based-pycs", "always")
+"""Python's own importer then compares each compiled file with its text, where the file says which text it is of."""
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 """Landlock binds the thread that asks for it and those it starts: NumPy and Arrow must not start any before."""
 
@@ -60,6 +64,7 @@ def run_worker(config_path: Path, say: Callable[[str], None], gate: str | None =
     if door is not None:
         network += f"; a process of its own opens connections to {', '.join(addresses)}: {door[0].how()}"
     say(f"worker of {config.silo}: {network}")
+    adopt_orphans()
     stopping = threading.Event()
     current: list[subprocess.Popen[bytes]] = []
 
@@ -72,7 +77,7 @@ def run_worker(config_path: Path, say: Callable[[str], None], gate: str | None =
         signal.signal(number, stop)
     for left_over in config.scratch.glob("trainer-*"):
         shutil.rmtree(left_over, ignore_errors=True)
-    command = [sys.executable, "-P", "-m", "silo.worker.service", str(config_path.resolve())]
+    command = [sys.executable, *FROM_TEXT, "-P", "-m", "silo.worker.service", str(config_path.resolve())]
     command += [gate] if gate is not None else []
     environment = {name: value for name, value in os.environ.items() if name in INHERITED}
     environment |= {**ONE_THREAD, NETWORK_VARIABLE: network, PARENT_VARIABLE: str(os.getpid())}
@@ -95,6 +100,7 @@ def run_worker(config_path: Path, say: Callable[[str], None], gate: str | None =
         if stopping.is_set():
             process.terminate()
         code = process.wait()
+        end_children(spared=[] if door is None else [door[1].pid])
         for left_over in config.scratch.glob("trainer-*"):
             shutil.rmtree(left_over, ignore_errors=True)
         if not stopping.is_set():
@@ -126,8 +132,10 @@ def main() -> None:
         # Imported already; and not with this module, as NumPy starts threads and those may enter no user namespace.
         from silo.worker.trainer import serve  # noqa: PLC0415
 
-        return serve(load_worker_config(path, gate), network)
+        config = load_worker_config(path, gate)
+        return enclosure.run(lambda enclosed: serve(config, network, enclosed))
 
+    enclosure = find_enclosure()
     import_training(config.scratch)
     code = keep_trainers(trainer, config.scratch, complain)
     sys.stdout.flush()

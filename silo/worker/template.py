@@ -11,11 +11,10 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from federation.processes import die_with_parent
+from silo.worker.children import adopt_orphans, end_children, forked
 
 RETRY_SECONDS = 1.0
 
@@ -34,8 +33,8 @@ def import_training(scratch: Path) -> None:
 def keep_trainers(trainer: Callable[[], int], scratch: Path, say: Callable[[str], None]) -> int:
     """Fork one trainer after another, each for one run, until SIGINT or SIGTERM; returns the exit code.
 
-    `trainer` is the fork's work and returns its exit code. Its directory in scratch is removed when it ended: it
-    empties that itself, but gave up the right to remove it.
+    `trainer` is the fork's work and returns its exit code. Once it ended, so does every process that it left behind,
+    and the trainers' directories in scratch are removed.
     """
     # What imports left in a buffer is written once, here, not again by each fork.
     sys.stdout.flush()
@@ -50,8 +49,9 @@ def keep_trainers(trainer: Callable[[], int], scratch: Path, say: Callable[[str]
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    adopt_orphans()
     while not stopping:
-        process = _forked(trainer)
+        process = forked(trainer)
         current[:] = [process]
         if stopping:
             os.kill(process, signal.SIGKILL)
@@ -59,29 +59,10 @@ def keep_trainers(trainer: Callable[[], int], scratch: Path, say: Callable[[str]
         os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
         current.clear()
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        shutil.rmtree(scratch / f"trainer-{process}", ignore_errors=True)
+        end_children()
+        for left_over in scratch.glob("trainer-*"):
+            shutil.rmtree(left_over, ignore_errors=True)
         if code and not stopping:
             say(f"the trainer ended with code {code}; starting a fresh one")
             time.sleep(RETRY_SECONDS)
     return 0
-
-
-def _forked(work: Callable[[], int]) -> int:
-    """A fork that works and ends; returns its process id."""
-    template = os.getpid()
-    process = os.fork()
-    if process:
-        return process
-    code = 1
-    try:
-        die_with_parent()
-        if os.getppid() == template:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_DFL)
-            code = work()
-    except BaseException:  # noqa: BLE001  the fork ends here, whatever happened, and never goes on as a template
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)

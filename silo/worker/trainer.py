@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import signal
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -32,6 +28,7 @@ from silo.transport import connect
 from silo.worker import normalizing
 from silo.worker.app import load_builder, unpack
 from silo.worker.door import shut
+from silo.worker.enclosure import Enclosed
 from silo.worker.errors import WorkError, kind_of
 from silo.worker.statistics import summarised
 
@@ -111,6 +108,7 @@ class Trainer:
         if sockets.startswith("SOCKETS NOT") and isinstance(source, ContractSource):
             raise WorkError(f"the app could reach what listens on this host, such as a database: {sockets}")
         _silence()
+        sys.dont_write_bytecode = True
         app = self._scratch / "app"
         app.mkdir()
         unpack(frame.payload, app)
@@ -231,9 +229,9 @@ def _privacy(frame: Frame) -> Privacy:
         raise WorkError("the gate asked for a private round without saying how") from None
 
 
-def serve(config: WorkerConfig, network: str) -> int:
+def serve(config: WorkerConfig, network: str, enclosed: Enclosed) -> int:
     """Warm up, connect to the gate, serve one run; returns the process's exit code."""
-    scratch = config.scratch / f"trainer-{os.getpid()}"
+    scratch = config.scratch / f"trainer-{enclosed.number}"
     scratch.mkdir(mode=0o700, parents=True)
     os.environ.update(TMPDIR=str(scratch), KERAS_HOME=str(scratch), TF_CPP_MIN_LOG_LEVEL="3", HOME=str(scratch))
     if config.device == "cpu":
@@ -257,10 +255,12 @@ def serve(config: WorkerConfig, network: str) -> int:
             "version": __version__,
             "network": network,
             "files": files,
+            "processes": enclosed.said,
             "interfaces": ",".join(network_interfaces()),
             "datasets": sorted(config.datasets),
         }
         connection = connect(config, _complain)
+        enclosed.end_with(connection)
         trainer = Trainer(config, scratch, contracts)
         began, asked = time.monotonic(), False
         try:
@@ -269,9 +269,7 @@ def serve(config: WorkerConfig, network: str) -> int:
             while True:
                 frame = receive(connection)
                 asked = True
-                with ended_by_hangup(connection):
-                    answer = trainer.answer(frame)
-                send(connection, answer)
+                send(connection, trainer.answer(frame))
         except ChannelError:
             # With TLS 1.3 a gate turns a certificate away after the worker's side of the handshake is done.
             if config.connect is not None and not asked and time.monotonic() - began < TURNED_AWAY_SECONDS:
@@ -283,22 +281,6 @@ def serve(config: WorkerConfig, network: str) -> int:
         return 1
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-@contextmanager
-def ended_by_hangup(connection: socket.socket) -> Iterator[None]:
-    """Have the kernel end this process when the gate hangs up while it works, whatever submitted code is doing.
-
-    The gate says nothing while it waits for an answer, so any signal from the socket (SIGIO) means that it is gone.
-    """
-    flags = fcntl.fcntl(connection, fcntl.F_GETFL)
-    signal.signal(signal.SIGIO, signal.SIG_DFL)
-    fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(connection, fcntl.F_SETFL, flags | os.O_ASYNC)
-    try:
-        yield
-    finally:
-        fcntl.fcntl(connection, fcntl.F_SETFL, flags)
 
 
 def _complain(text: str) -> None:

@@ -202,6 +202,17 @@ COORDINATOR_VALUES = {
 }
 
 
+KEY_THIEF = """
+for path in ("/etc/concordat/channel/tls.key", "/etc/concordat/config/worker.yaml"):
+    try:
+        open(path, "rb").read()
+    except PermissionError:
+        continue
+    raise ArithmeticError
+"""
+"""The app's last lines: they fail the run where a file of the pod can be read, or is not there to be tried."""
+
+
 @pytest.fixture(scope="module")
 def site(images: Mapping[str, Path]) -> Iterator[Site]:
     """Both releases rendered, enrolled and started."""
@@ -236,6 +247,8 @@ def _found(directory: Path, network: Network, images: Mapping[str, Path]) -> Sit
     authority = Authority(directory / "volume-coordinator" / "authority")
     operator = Home(directory / "operator")
     shutil.copytree(EXAMPLES / "breast_cancer" / "app", directory / "app", ignore=shutil.ignore_patterns("__pycache__"))
+    with (directory / "app" / "model.py").open("a") as model:
+        model.write(KEY_THIEF)
     text = (EXAMPLES / "breast_cancer" / "run.yaml").read_text()
     run_file = directory / "run.yaml"
     run_file.write_text(text.replace("rounds: 20", "rounds: 1"))
@@ -374,10 +387,18 @@ def test_one_round_passes_through(site: Site, completed: str) -> None:
         assert report.size == len(_entries(site, release)), role
 
 
+def test_attack_the_app_reads_neither_the_channels_key_nor_the_configuration(site: Site, completed: str) -> None:
+    assert KEY_THIEF in (site.directory / "app" / "model.py").read_text()
+    root = Path(f"/proc/{site.children['worker'].pid}/root")
+    assert (root / "etc/concordat/channel/tls.key").read_bytes(), "the key is in the pod"
+    assert "run completed" in completed
+
+
 def test_the_log_says_how_the_worker_was_separated(site: Site, completed: str) -> None:
     entries = _entries(site, "silo")
     connected = next(entry for entry in entries if entry["action"] == "worker.connected")
     assert connected["detail"]["network"].startswith("NO EMPTY NETWORK NAMESPACE: TCP to port 9551 alone")
+    assert connected["detail"]["processes"].startswith(("processes, IPC", "PROCESSES NOT SEPARATED"))
     view = next(entry for entry in entries if entry["action"] == "view.build")
     assert view["detail"]["sockets"] == "no sockets by seccomp"
     start = next(entry for entry in entries if entry["action"] == "gate.start")

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from federation.errors import ConcordatError, IdentityError, UsageError
+from federation.errors import BundleError, ConcordatError, IdentityError, UsageError
 from federation.identity import load_private_key, new_key, public_key_pem, save_private_key
 from federation.limits import LIMITS
 from federation.run import SignedRun, app_digest
@@ -24,7 +24,7 @@ from policies.model import load_policy
 from silo.cli import app as silo_app
 from silo.governance import approvals, documents
 from silo.governance.activation import activate
-from silo.governance.bundle import BundleError, authors_of, difference, files_of, shown
+from silo.governance.bundle import authors_of, difference, files_of, shown
 from silo.governance.cli import policy as policy_app
 from silo.governance.review import check_reviewer, prepare, revoke
 from tests.silo.simulator import POLICY, RUN
@@ -361,7 +361,7 @@ def test_a_key_that_others_can_read_signs_nothing(desk: Desk) -> None:
     ("limits", "reason"), [({"app_files": 1}, "2 files"), ({"app_unpacked": 10}, "unpacks to more than 10")]
 )
 def test_a_bundle_beyond_its_limits_is_refused(monkeypatch, limits, reason) -> None:
-    import silo.governance.bundle as module
+    import federation.app_bundle as module
 
     monkeypatch.setattr(module, "LIMITS", replace(LIMITS, **limits))
     with pytest.raises(BundleError, match=reason):
@@ -381,7 +381,8 @@ def test_a_bundle_with_a_name_twice_is_refused() -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("a.py", "shown")
-        archive.writestr("./a.py", "run")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("a.py", "run")
     with pytest.raises(BundleError, match="twice"):
         files_of(out.getvalue())
 
@@ -400,6 +401,14 @@ def test_characters_that_hide_text_are_shown_as_numbers() -> None:
     changed = difference({}, {"a.py": "x = 1 \x1b[2K\u202e".encode()})
     assert list(changed)[-1] == "+x = 1 <U+001B>[2K<U+202E>"
     assert shown("é\t") == "é\t"
+
+
+def test_a_change_that_no_line_shows_is_told() -> None:
+    assert list(difference({"a.py": b"x\r\n"}, {"a.py": b"x\n"})) == [
+        "a.py -> a.py: an empty file, or line ends alone, differ"
+    ]
+    (said,) = difference({}, {"pkg/__init__.py": b""})
+    assert said.startswith("/dev/null -> pkg/__init__.py")
 
 
 def test_binary_files_are_named() -> None:
