@@ -22,8 +22,10 @@ from coordinator.superlink import Response, SuperLink
 from federation.errors import IdentityError, UsageError, WireError
 from federation.identity import Peer
 from federation.limits import LIMITS
+from federation.manifest import SignedManifest
 from federation.release import parse_release_request
 from federation.run import SignedRun, app_digest, parse_signed_run
+from federation.wire import MANIFEST, MANIFEST_SIGNATURE
 
 FOLLOW_SECONDS = 10.0
 FOLLOWERS = 32
@@ -141,12 +143,18 @@ class Control:
     """Answers the control interface."""
 
     def __init__(
-        self, runs: Runs, superlink: SuperLink, members: Callable[[], list[dict[str, Any]]], releases: Releases
+        self,
+        runs: Runs,
+        superlink: SuperLink,
+        members: Callable[[], list[dict[str, Any]]],
+        releases: Releases,
+        manifest: Callable[[], SignedManifest],
     ) -> None:
         self._runs = runs
         self._releases = releases
         self._superlink = superlink
         self._members = members
+        self._manifest = manifest
         # Whoever follows a run waits in a thread; these are its own, so that no silo's request waits for one.
         self._followers = ThreadPoolExecutor(FOLLOWERS, thread_name_prefix="follow")
 
@@ -158,6 +166,10 @@ class Control:
             case ("GET", "members"):
                 online = self._superlink.online()
                 await send_json(send, 200, [{**m, "online": m["name"] in online} for m in self._members()])
+            case ("GET", "manifest"):
+                newest = await asyncio.to_thread(self._manifest)
+                fields = {MANIFEST: newest.document.text, MANIFEST_SIGNATURE: newest.signature}
+                await send_json(send, 200, fields)
             case ("GET", "runs"):
                 await send_json(send, 200, await asyncio.to_thread(self._list))
             case ("POST", "runs"):
