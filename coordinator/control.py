@@ -24,8 +24,10 @@ from federation.errors import IdentityError, RefusedError, UsageError, WireError
 from federation.identity import Peer
 from federation.json_text import parse_json
 from federation.limits import LIMITS
+from federation.manifest import SignedManifest
 from federation.release import parse_release_request
 from federation.run import SignedRun, app_digest, parse_signed_run
+from federation.wire import MANIFEST, MANIFEST_SIGNATURE
 
 FOLLOW_SECONDS = 10.0
 FOLLOWERS = 32
@@ -149,6 +151,7 @@ class Control:
         members: Callable[[], list[dict[str, Any]]],
         releases: Releases,
         not_own: Callable[[Peer, str, str], None],
+        manifest: Callable[[], SignedManifest],
     ) -> None:
         """`not_own` records that an operator asked for what is another's: who, of which run, the reason."""
         self._not_own = not_own
@@ -156,6 +159,7 @@ class Control:
         self._releases = releases
         self._superlink = superlink
         self._members = members
+        self._manifest = manifest
         # Whoever follows a run waits in a thread; these are its own, so that no silo's request waits for one.
         self._followers = ThreadPoolExecutor(FOLLOWERS, thread_name_prefix="follow")
 
@@ -167,6 +171,10 @@ class Control:
             case ("GET", "members"):
                 online = self._superlink.online()
                 await send_json(send, 200, [{**m, "online": m["name"] in online} for m in self._members()])
+            case ("GET", "manifest"):
+                newest = await asyncio.to_thread(self._manifest)
+                fields = {MANIFEST: newest.document.text, MANIFEST_SIGNATURE: newest.signature}
+                await send_json(send, 200, fields)
             case ("GET", "runs"):
                 await send_json(send, 200, await asyncio.to_thread(self._list, peer))
             case ("POST", "runs"):

@@ -8,7 +8,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
 
 from audit.entry import Decision
 from audit.entry import Event as AuditEvent
@@ -39,7 +38,6 @@ class Execution(ABC):
         run_id: str,
         directory: Path,
         signed: SignedRun,
-        chosen: Literal["all"] | tuple[str, ...],
         newest: Callable[[], SignedManifest],
         superlink: SuperLink,
         log: AuditLog,
@@ -54,7 +52,7 @@ class Execution(ABC):
         self.events = EventLog(directory / "events.jsonl")
         self.state = "pending"
         self._taken_up = again
-        self._chosen = chosen
+        self._submission = signed.submission
         manifest = self._manifest = newest()
         self._newest = newest
         self._superlink = superlink
@@ -134,17 +132,12 @@ class Execution(ABC):
             self._witnessing.keep()
 
     def _silos(self) -> list[str]:
-        members = [member.name for member in self._manifest.federation.with_role(Role.SILO)]
-        if self._chosen == "all":
-            chosen = members
-        else:
-            unknown = sorted(set(self._chosen) - set(members))
-            if unknown:
-                raise RunFailedError(f"got silo {unknown[0]}, expected members: {', '.join(members)}")
-            chosen = [name for name in members if name in self._chosen]
-        if not chosen:
-            raise RunFailedError("the federation has no silo yet", advice="enrol one first")
-        return sorted(chosen)
+        """The silos that were signed for and are still members."""
+        members = {member.name for member in self._manifest.federation.with_role(Role.SILO)}
+        silos = [name for name in self._submission.silos if name in members]
+        if not silos:
+            raise RunFailedError(f"none of {', '.join(self._submission.silos)[:500]} is a member any more")
+        return silos
 
     def _wait_online(self, silos: list[str], quorum: int, patience: float) -> dict[str, int]:
         deadline = time.monotonic() + patience

@@ -85,7 +85,6 @@ class Executor(Execution):
             run_id,
             directory,
             signed,
-            self._run.silos,
             newest,
             superlink,
             log,
@@ -104,7 +103,7 @@ class Executor(Execution):
         self._server = strategy_of(self._run.strategy)
         self._proximal = ProximalTerm(self._run.strategy.mu, self._run.strategy.adaptive)
         self._clipping = ClipNorm(self._run.privacy)
-        self._receipts = Receipts(run_id, signed.digest, self._manifest.federation, self._run.silos)
+        self._receipts = Receipts(run_id, signed.digest, self._manifest.federation, signed.submission.silos)
         self._shapes: tuple[LayerShape, ...] = ()
         self._normalization: str | None = None
         self._contributions = self._dialogue.contributions
@@ -250,7 +249,7 @@ class Executor(Execution):
             return None
 
         def place(number: int) -> Place:
-            return Place(self._signed.digest, self.run_id, number)
+            return Place(self._signed.content_digest, self.run_id, number)
 
         opened = self._logged.opened
         secure = SecureRounds(self._dialogue, self._run, place, self._newest, self._record, silos, opened)

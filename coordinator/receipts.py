@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from audit.errors import VerificationError
 from federation.errors import WireError
@@ -27,11 +27,9 @@ from federation.wire import Envelope
 class Receipts:
     """Collects the silos' receipts, and says with each model what they signed of the steps before."""
 
-    def __init__(
-        self, run_id: str, run_digest: str, federation: Federation, chosen: Literal["all"] | Collection[str]
-    ) -> None:
+    def __init__(self, run_id: str, run_digest: str, federation: Federation, chosen: Collection[str]) -> None:
         members = (member.name for member in federation.with_role(Role.SILO))
-        self._silos = frozenset(name for name in members if chosen == "all" or name in chosen)
+        self._silos = frozenset(name for name in members if name in chosen)
         self._keys = keys_of(federation, self._silos)
         self._histories = [beginning(run_id, run_digest)]
         self._links: list[str] = []

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from coordinator.events import COORDINATOR, FINAL, EventLog
-from federation.errors import RunFailedError, WireError
+from federation.errors import RunFailedError, SubmissionError, WireError
 from federation.home import read_limited, replace_file
-from federation.identity import load_certificate, peer_of
+from federation.identity import Role, load_certificate, peer_of
 from federation.json_text import parse_json
 from federation.limits import LIMITS
+from federation.manifest import Federation
 from federation.run import SignedRun, app_digest, parse_signed_run
+from federation.submission import Submission
 
 INTERRUPTED = "interrupted"
 """The state of a run that has not ended and does not execute."""
 _SUBMITTED, _APP, _OWNER = "signed.json", "app.fab", "operator"
 _SUBMISSION = 4 * LIMITS.document
 _ACTIONS = ("run.submit", "run.begin", "round.end", "round.unmask", "statistics.merge")
+
+
+def require_new(
+    submission: Submission, chosen: Literal["all"] | Collection[str], federation: Federation, now: datetime
+) -> None:
+    """Check what each gate will check of a run that is submitted now; raises SubmissionError."""
+    submission.require_open(now)
+    submission.require_silos(chosen)
+    silos = sorted(member.name for member in federation.with_role(Role.SILO))
+    strangers = sorted(set(submission.silos) - set(silos))
+    if strangers:
+        raise SubmissionError(
+            f"the run is signed for {strangers[0]}, expected silos of the federation: {', '.join(silos)[:500]}"
+        )
 
 
 def write_submission(directory: Path, signed: SignedRun, app: bytes) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import resource as limits_of_process
-import secrets
 import signal
 import socket
 import ssl
@@ -41,6 +40,7 @@ from coordinator.recorded import (
     read_logged,
     read_submission,
     recorded_runs,
+    require_new,
     write_submission,
 )
 from coordinator.refusals import RefusalBudget
@@ -53,7 +53,7 @@ from coordinator.witnessing import Witnessing
 from federation import __version__
 from federation.addresses import split_address
 from federation.enrolment import log_origin
-from federation.errors import ConcordatError, IdentityError, RunFailedError, UsageError
+from federation.errors import ConcordatError, IdentityError, RunFailedError, SubmissionError, UsageError
 from federation.faults import attempt
 from federation.home import Home, read_limited
 from federation.identity import Peer, Role, load_certificate, peer_of
@@ -132,6 +132,7 @@ class Coordinator:
                 self._members,
                 Releases(self._asides, self._superlink.online, self._manifest, self._log),
                 self._not_own,
+                self._manifest,
             ),
             Evidence(home.audit),
             self._renewal,
@@ -244,9 +245,17 @@ class Coordinator:
         self._witnessing.require_clear()
         surveys = asks_for_statistics(signed)
         model = load_statistics(signed.text).model if surveys else signed.document().model
-        run_id = f"{model.metadata.name}-{secrets.token_hex(3)}"
+        require_new(signed.submission, model.silos, self._manifest().federation, utc_now())
+        # Made from what was signed, so that no two runs have one id, and no run has two.
+        run_id = f"{model.metadata.name}-{signed.digest.removeprefix('sha256:')[:12]}"
         directory = self._home.runs / run_id
-        directory.mkdir(mode=0o700, parents=True)
+        try:
+            directory.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            raise SubmissionError(
+                f"what was signed was submitted before, as {run_id}",
+                advice="submit the run again, which signs it anew",
+            ) from None
         write_submission(directory, signed, app)
         self._log.append(
             Event(

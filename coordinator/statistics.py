@@ -51,7 +51,6 @@ class Survey(Execution):
             run_id,
             directory,
             signed,
-            self._asked.silos,
             newest,
             superlink,
             log,

@@ -65,5 +65,9 @@ class WireError(ConcordatError):
     """A message from a peer does not have the form that the protocol gives it."""
 
 
+class SubmissionError(ConcordatError):
+    """A run is not submitted as its operator signed it: at another time, at other silos, or once too often."""
+
+
 class RunFailedError(ConcordatError):
     """A run ended without a model."""

@@ -25,6 +25,16 @@ class Limits:
     """The number of headers of an HTTP request."""
     enrolment_request: int = 64 * 1024
     """A request to the enrolment interface, which strangers reach."""
+    submission: int = 128 * 1024
+    """What an operator signs of a run: digests, names, times."""
+    validity_days: int = 30
+    """The days for which an operator's signature over a run may be good."""
+    clock_skew: int = 300
+    """The seconds by which the clock of whoever signs a run may be ahead of a silo's."""
+    run_label: int = 100
+    """The id that a coordinator gives to a run, in characters."""
+    admissions: int = 100_000
+    """The runs that a silo admitted and whose signatures are still good."""
     app: int = 10 * MIB
     """A Flower App Bundle (the same bound as Flower's own)."""
     app_unpacked: int = 64 * MIB

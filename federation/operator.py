@@ -8,9 +8,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import httpx
 
@@ -28,12 +29,14 @@ from federation.home import Home, read_limited
 from federation.identity import Role
 from federation.json_text import parse_json
 from federation.limits import LIMITS
-from federation.manifest import load_manifest
+from federation.manifest import accept_manifest, load_manifest
 from federation.membership import coordinator_context
 from federation.release import request_release
 from federation.run import SignedRun, load_run, parse_signed_run, sign_run
 from federation.statistics.document import load_statistics
 from federation.statistics.result import FORMAT
+from federation.submission import DEFAULT_VALIDITY
+from federation.wire import MANIFEST, MANIFEST_SIGNATURE
 
 CONTROL = "/concordat/v1/control/"
 RECONNECT_SECONDS = 120.0
@@ -70,27 +73,36 @@ class OperatorClient:
         """Close the connection."""
         self._http.close()
 
-    def submit(self, run_file: Path, app: bytes | None = None) -> str:
-        """Sign and submit a run with its app, or with a bundle of it that was made before; returns the run's id."""
+    def submit(self, run_file: Path, app: bytes | None = None, validity: timedelta = DEFAULT_VALIDITY) -> str:
+        """Sign and submit a run with its app, or with a bundle of it that was made before; returns the run's id.
+
+        No silo admits it for the first time once the validity of the signature is over.
+        """
         content = read_limited(run_file, LIMITS.document)
         run = load_run(content, source=str(run_file)).model
         if app is None:
             app = build_app(run_file.resolve().parent / run.app.path)
         else:
             read_bundle(app)
-        return self._submit(content, app)
+        return self._submit(content, app, run.silos, validity)
 
-    def submit_statistics(self, file: Path) -> str:
+    def submit_statistics(self, file: Path, validity: timedelta = DEFAULT_VALIDITY) -> str:
         """Sign and submit a run of statistics, which has no app; returns the run's id."""
         content = read_limited(file, LIMITS.document)
-        load_statistics(content, source=str(file))
-        return self._submit(content, b"")
+        return self._submit(content, b"", load_statistics(content, source=str(file)).model.silos, validity)
 
-    def _submit(self, content: bytes, app: bytes) -> str:
+    def _submit(self, content: bytes, app: bytes, chosen: Literal["all"] | Collection[str], validity: timedelta) -> str:
+        silos = self._every_silo() if chosen == "all" else chosen
         certificate = read_limited(self._home.certificate, LIMITS.certificate)
-        signed: SignedRun = sign_run(content.decode(), app, self._home.private_key(), certificate)
+        signed = sign_run(content.decode(), app, self._home.private_key(), certificate, silos, validity)
         body = {**signed.fields(), "app": base64.b64encode(app).decode()}
         return str(self._call("POST", "runs", body)["run"])
+
+    def _every_silo(self) -> list[str]:
+        """The silos of the newest manifest, which is verified and kept; raises ManifestError for an older one."""
+        fields = dict(self._call("GET", "manifest"))
+        manifest = accept_manifest(self._home, str(fields.get(MANIFEST)), str(fields.get(MANIFEST_SIGNATURE)))
+        return [member.name for member in manifest.federation.with_role(Role.SILO)]
 
     def runs(self) -> list[dict[str, Any]]:
         """Every run and its state."""

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field, model_validator
 
 from federation.errors import IdentityError, WireError
-from federation.identity import NAME, Peer, Role, load_certificate, sign, verify
+from federation.identity import NAME, Peer, Role, load_certificate, peer_of, sign, verify
 from federation.limits import LIMITS
 from federation.manifest import SignedManifest
 from federation.membership import identify
+from federation.submission import DEFAULT_VALIDITY, DOMAIN, Submission, submission_of
 from policies.document import Closed, Document, Kind, load_document
 from policies.scalars import Misfit, misfits
 
-DOMAIN = b"training run"
+FIELDS = ("run", "submission", "signature", "operator")
+"""The fields of the form in which a signed run travels."""
 Metric = Literal[
     "loss",
     "auc",
@@ -385,17 +389,27 @@ def load_run(text: str | bytes, source: str = "run.yaml") -> Document[Run]:
 
 @dataclass(frozen=True)
 class SignedRun:
-    """A run with its app, bound together by the operator's signature (promise 6)."""
+    """A run with its app, submitted once: bound together by the operator's signature (promise 6)."""
 
     text: str
-    app_digest: str
+    submission: Submission
     signature: bytes
     operator_certificate: bytes
 
     @property
     def digest(self) -> str:
-        """What was signed: the digest of the run's text and the app's digest."""
-        return _digest(self.text, self.app_digest)
+        """What names this submission, and no other of the same run: the digest of what was signed."""
+        return self.submission.digest
+
+    @property
+    def app_digest(self) -> str:
+        """The digest of the app."""
+        return self.submission.app
+
+    @property
+    def content_digest(self) -> str:
+        """What reviewers approve, however often it is submitted: the digest of the run's text and its app."""
+        return content_digest(self.text, self.app_digest)
 
     def document(self) -> Document[Run]:
         """The parsed run."""
@@ -405,44 +419,76 @@ class SignedRun:
         """The form in which a signed run travels."""
         return {
             "run": self.text,
-            "app_digest": self.app_digest,
+            "submission": self.submission.dump(),
             "signature": base64.b64encode(self.signature).decode(),
             "operator": self.operator_certificate.decode(),
         }
 
 
-def _digest(text: str, app_digest: str) -> str:
-    return "sha256:" + hashlib.sha256(text.encode() + b"\0" + app_digest.encode()).hexdigest()
+def content_digest(text: str, app_digest: str) -> str:
+    """The digest of a run's text and its app, which is known before anyone signs it."""
+    return _sha256(text.encode() + b"\0" + app_digest.encode())
 
 
 def app_digest(app: bytes) -> str:
     """The digest by which a policy approves an app bundle."""
-    return "sha256:" + hashlib.sha256(app).hexdigest()
+    return _sha256(app)
 
 
-def sign_run(text: str, app: bytes, key: ec.EllipticCurvePrivateKey, certificate: bytes) -> SignedRun:
-    """Sign a run and the digest of its app with the operator's key."""
-    digest = app_digest(app)
-    return SignedRun(text, digest, sign(key, DOMAIN, _digest(text, digest).encode()), certificate)
+def sign_run(
+    text: str,
+    app: bytes,
+    key: ec.EllipticCurvePrivateKey,
+    certificate: bytes,
+    silos: Iterable[str],
+    validity: timedelta = DEFAULT_VALIDITY,
+    now: datetime | None = None,
+) -> SignedRun:
+    """Sign a new submission of a run and its app to these silos with the operator's key; raises SubmissionError."""
+    content, operator = (_sha256(text.encode()), app_digest(app)), peer_of(load_certificate(certificate))
+    submission = submission_of(content, operator, silos, validity, now)
+    return SignedRun(text, submission, sign(key, DOMAIN, submission.content), certificate)
 
 
-def parse_signed_run(fields: dict[str, str]) -> SignedRun:
+def parse_signed_run(fields: Mapping[str, str]) -> SignedRun:
     """Rebuild a signed run from the form in which it travels; raises WireError. Nothing is verified yet."""
     try:
-        text, digest, signature, operator = (fields[name] for name in ("run", "app_digest", "signature", "operator"))
-        limits = ((text, LIMITS.document), (digest, 128), (signature, 1024), (operator, LIMITS.certificate))
+        text, statement, signature, operator = (fields[name] for name in FIELDS)
+        limits = (
+            (text, LIMITS.document),
+            (statement, LIMITS.submission),
+            (signature, 1024),
+            (operator, LIMITS.certificate),
+        )
         if any(len(value.encode()) > limit for value, limit in limits):
             raise WireError("got a run that is larger than a run may be")
-        return SignedRun(text, digest, base64.b64decode(signature, validate=True), operator.encode())
+        submission = Submission.load(statement)
+        return SignedRun(text, submission, base64.b64decode(signature, validate=True), operator.encode())
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise WireError(f"got a signed run without a usable field: {str(error)[:200]}") from None
 
 
 def verify_signed_run(signed: SignedRun, manifest: SignedManifest) -> Peer:
-    """Check that an operator of the federation signed this run; returns the operator. Raises IdentityError."""
-    certificate = load_certificate(signed.operator_certificate)
+    """Check that an operator of the federation signed this submission of this text to it; returns the operator.
+
+    Raises IdentityError. Whether it is still open is asked for apart, of a first admission alone.
+    """
+    certificate, submission = load_certificate(signed.operator_certificate), signed.submission
     operator = identify(manifest, certificate)
     if operator.role is not Role.OPERATOR:
         raise IdentityError(f"the run is signed by a {operator.role}, expected an operator")
-    verify(certificate.public_key(), DOMAIN, signed.digest.encode(), signed.signature)
+    verify(certificate.public_key(), DOMAIN, submission.content, signed.signature)
+    for what, got, expected in (
+        ("operator", operator.name, submission.operator),
+        ("federation", manifest.federation.metadata.name, submission.federation),
+        ("run", _sha256(signed.text.encode()), submission.run),
+    ):
+        if got != expected:
+            raise IdentityError(
+                f"the operator's signature does not verify for this {what}: got {got}, expected {expected}"
+            )
     return operator
+
+
+def _sha256(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()

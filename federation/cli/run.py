@@ -18,6 +18,9 @@ app = typer.Typer(
 
 HomePath = Annotated[Path, typer.Option("--home", help="The operator's home.")]
 RunFile = Annotated[Path, typer.Argument(help="The run.yaml (kind: Run).")]
+ValidFor = Annotated[
+    str, typer.Option(metavar="SPAN", help="How long silos may still begin with it: 90m, 12h or 7d, at most 30d.")
+]
 RunId = Annotated[str, typer.Argument(help="The run's id, as submit printed it.")]
 
 
@@ -28,15 +31,21 @@ def submit(
     bundle: Annotated[
         Path | None, typer.Option(help="The app's bundle that the silos approved (.fab), in place of a new one.")
     ] = None,
+    valid_for: ValidFor = "7d",
     follow: Annotated[bool, typer.Option(help="Show progress until the run ends.")] = True,
 ) -> None:
-    """Bundle the app, sign it with the run, submit both, and show progress."""
+    """Bundle the app, sign it with the run, submit both, and show progress.
+
+    What is signed is one submission: to train again, submit the run again.
+    """
+    from federation.durations import parse_duration
     from federation.home import Home, read_limited
     from federation.limits import LIMITS
     from federation.operator import OperatorClient
 
     client = OperatorClient(Home(home))
-    run_id = client.submit(run_file, None if bundle is None else read_limited(bundle, LIMITS.app))
+    app_bundle = None if bundle is None else read_limited(bundle, LIMITS.app)
+    run_id = client.submit(run_file, app_bundle, parse_duration(valid_for))
     typer.echo(f"submitted {run_id}")
     if follow:
         show_progress(client, run_id)
@@ -201,6 +210,7 @@ def stats(
         Path | None, typer.Option(help="Write statistics.json and statistics.svg into this directory.")
     ] = None,
     json_only: Annotated[bool, typer.Option("--json", help="Print the statistics as JSON and nothing else.")] = False,
+    valid_for: ValidFor = "7d",
 ) -> None:
     """Ask the silos for statistics of their data, and show them merged.
 
@@ -208,13 +218,14 @@ def stats(
     """
     import json
 
+    from federation.durations import parse_duration
     from federation.home import Home, replace_file
     from federation.operator import OperatorClient
     from federation.statistics.plot import svg
     from federation.statistics.table import lines
 
     client = OperatorClient(Home(home))
-    run_id = client.submit_statistics(statistics_file)
+    run_id = client.submit_statistics(statistics_file, parse_duration(valid_for))
     show_progress(client, run_id, say=None if json_only else typer.echo)
     found = client.statistics(run_id)
     if json_only:

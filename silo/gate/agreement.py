@@ -21,8 +21,8 @@ from federation.receipts import (
     step_of,
 )
 from federation.wire import Envelope
+from silo.gate.admissions import Progress
 from silo.gate.facts import quorum_of
-from silo.gate.history import Progress
 from silo.gate.journal import Journal
 from silo.gate.parts import Parts, Refusal
 from silo.gate.session import Session
@@ -53,8 +53,7 @@ class Agreement:
 
         Refused is a model where what this silo took before is not what a quorum of the run's silos signed.
         """
-        assert session.signed is not None  # noqa: S101  every session of a handler comes from a signed run
-        start, link = beginning(session.run_id, session.signed.digest), element(action, number, model, said)
+        start, link = beginning(session.run_id, session.digest), element(action, number, model, said)
         taken = self._past(session).taken
         try:
             before, step = follow(shown, start, taken, step_of(action, number), link)

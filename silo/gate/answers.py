@@ -99,11 +99,9 @@ def question_of(
     folded: int | None = None,
 ) -> Question:
     """A question as its reply is kept by."""
-    assert session.signed is not None  # noqa: S101  every session of a handler comes from a signed run
     norm = envelope.config.get("clip_norm") if kind == Kind.TRAIN else None
     clip_norm = norm if isinstance(norm, float) else None
-    run, model = session.signed.digest, envelope.text("digest")
-    return Question(session.run_id, run, kind, number, model, mu, folded, clip_norm)
+    return Question(session.digest, kind, number, envelope.text("digest"), mu, folded, clip_norm)
 
 
 def round_fields(session: Session, number: int, envelope: Envelope) -> dict[str, Any]:

@@ -49,7 +49,9 @@ class Approvals:
         """The approvals that are valid now for exactly this app, run, policy and dataset."""
         if run.dataset not in policy.model.datasets:
             return Approved()
-        subject = Subject(signed.app_digest, signed.digest, policy.digest, dataset_contract(policy, run.dataset))
+        subject = Subject(
+            signed.app_digest, signed.content_digest, policy.digest, dataset_contract(policy, run.dataset)
+        )
         counted = count(self.directory, self.keys, subject, operator)
         return Approved(counted.reviewers, counted.authors)
 

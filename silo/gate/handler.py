@@ -9,8 +9,10 @@ from datetime import datetime
 from audit.errors import AuditError, AuditEventError, RollbackError, VerificationError
 from federation.errors import ConcordatError, IdentityError, ManifestError, UnreachableError, WireError
 from federation.faults import attempt
+from federation.identity import load_certificate
+from federation.membership import recognise
 from federation.receipts import keys_of
-from federation.run import load_run
+from federation.run import Run, load_run
 from federation.wire import EVIDENCE, KINDS, Envelope, Kind
 from policies.bundle import version_of
 from policies.decision import Decision
@@ -34,7 +36,7 @@ from silo.gate.retention import declare_retention
 from silo.gate.rounds import Rounds
 from silo.gate.session import Session, decide_admission, decide_view
 from silo.gate.statistics import Surveys
-from silo.gate.verified import verified
+from silo.gate.verified import Verified, verified
 from silo.gate.worker_link import WorkerError
 
 __all__ = ["Handler", "Parts", "Refusal"]
@@ -195,61 +197,22 @@ class Handler:
     # -- admission
 
     def _admit(self, task: Task, envelope: Envelope) -> Envelope:
-        run_id = envelope.text("run_id")[:100]
-        found = verified(self._parts, self._journal, run_id, envelope, load_run)
-        signed, run, operator, manifest, parties = (
-            found.signed,
-            found.document,
-            found.operator,
-            found.manifest,
-            found.parties,
-        )
-        before = self._parts.history.of(run_id, signed.digest)
-        session = Session(
-            run_id,
-            task.run_id,
-            run.model,
-            operator,
-            signed.text,
-            b"",
-            signed=signed,
-            parties=parties,
-            log_keys=keys_of(manifest.federation, [party.name for party in parties]),
-            release_asked=envelope.config.get("release_asked") is True or None,
-        )
-        detail: Detail = {
-            "run_digest": signed.digest,
-            "app": signed.app_digest,
-            "purpose": run.model.purpose,
-            "dataset": run.model.dataset,
-            "operator": operator.uri,
-            "manifest": manifest.document.digest,
-            "parties": ",".join(f"{party.name}:{party.country}" for party in parties),
-        }
-        debits = 0
-        if run.model.privacy is not None and self._parts.ledger is not None:
-            debits = len(self._parts.ledger.entries)
-            detail = {**detail, "debits": debits}
+        found = verified(self._parts, self._journal, envelope, load_run)
+        session = _session_of(task, found, envelope)
         with self._deciding:
-            decision = self._admission(session, self._parts.now(), again=before is not None)
-            # A run that goes on is no further use of its app.
-            self._journal.decide("run.admit" if before is None else "run.readmit", decision, run_id, detail=detail)
+            self._decide_admission(session, found)
             current = self._session
-            if before is not None and current is not None and self._serves(current, session):
-                current.flower_run, current.operator, current.parties = task.run_id, operator, parties
+            if found.before is not None and current is not None and self._serves(current, session):
+                current.flower_run, current.operator, current.parties = task.run_id, found.operator, found.parties
                 current.log_keys = session.log_keys
                 self._going_on(current)
                 return admission_answer(current, self._policy)
-            if before is None:
-                self._parts.history.admitted(run_id, signed.digest, signed.app_digest, debits)
-                if self._parts.replies is not None:
-                    self._parts.replies.clear()
-            else:
-                session.last_round, session.evaluated = before.last_round, before.evaluated
+            if found.before is None and self._parts.replies is not None:
+                self._parts.replies.clear()
             self._end_session()
             self._session = session
         try:
-            session.app = self._parts.node.fetch_app(task.run_id, signed.app_digest.removeprefix("sha256:"))
+            session.app = self._parts.node.fetch_app(task.run_id, session.signed.app_digest.removeprefix("sha256:"))
             session.prepared = self._rounds.prepare(session)
             self._planned(session)
         except BaseException:
@@ -259,13 +222,23 @@ class Handler:
         self._going_on(session)
         return admission_answer(session, self._policy)
 
+    def _decide_admission(self, session: Session, found: Verified[Run]) -> None:
+        """Decide whether a run is admitted or goes on, record it, and remember the new one; raises Refusal."""
+        detail = {**found.detail(), "app": session.signed.app_digest, "manifest": found.manifest.document.digest}
+        debits, now = 0, self._parts.now()
+        if session.run.privacy is not None and self._parts.ledger is not None:
+            debits = detail["debits"] = len(self._parts.ledger.entries)
+        # A run that goes on is no further use of its app.
+        action = "run.admit" if found.before is None else "run.readmit"
+        decision = self._admission(session, now, again=found.before is not None)
+        self._journal.decide(action, decision, session.run_id, detail=detail)
+        if found.before is None:
+            self._parts.history.admitted(found.progress(debits), now, session.signed.app_digest)
+
     def _serves(self, current: Session, asked: Session) -> bool:
         """Whether the run in progress is the one asked for, its view and model still with the worker."""
         return (
-            current.run_id == asked.run_id
-            and current.signed is not None
-            and asked.signed is not None
-            and current.signed.digest == asked.signed.digest
+            current.digest == asked.digest
             and current.refusal is None
             and current.prepared is not None
             and self._parts.link.worker == current.worker
@@ -282,9 +255,8 @@ class Handler:
 
     def _admission(self, session: Session, now: datetime, *, again: bool = False) -> Decision:
         """Whether a run is admitted, or goes on (`again`), by the policy and the facts of now."""
-        assert session.signed is not None  # noqa: S101  every session of a handler comes from a signed run
         try:
-            facts = standing(self._parts, session, session.signed, self._policy, now, self._session, again=again)
+            facts = standing(self._parts, session, self._policy, now, self._session, again=again)
         except (ConcordatError, PolicyError, OSError) as error:
             return undecided(self._policy, f"its facts could not be gathered: {str(error)[:500]}")
         return decide_admission(
@@ -304,7 +276,19 @@ class Handler:
         if self._session is None or self._session.flower_run != task.run_id:
             raise self._journal.refuse("run.unknown", "this run was not admitted by this silo since its gate started")
         self._going_on(self._session)
+        self._require_operator(self._session)
         return self._session
+
+    def _require_operator(self, session: Session) -> None:
+        """Refuse to go on with the run of an operator who left the federation, or whose certificate was revoked."""
+        if self._parts.manifest is None:
+            return
+        try:
+            recognise(self._parts.manifest, load_certificate(session.signed.operator_certificate))
+        except IdentityError as error:
+            session.refusal = self._journal.refuse("run.signature", str(error)[:2000], session.run_id)
+            self._parts.link.end_work()
+            raise session.refusal from None
 
     def _going_on(self, session: Session) -> None:
         """Raise the Refusal of a run that a newer policy refused; else note that it goes on."""
@@ -317,8 +301,7 @@ class Handler:
     def _release(self, envelope: Envelope) -> Envelope:
         """Decide whether a final model may be handed out, on the word of the approvers alone who signed for it."""
         try:
-            manifest = self._parts.accept_manifest(envelope.text("manifest"), envelope.text("manifest_signature"))
-            asked = asked_of(self._parts, envelope, manifest)
+            asked = asked_of(self._parts, envelope, self._parts.take_manifest(envelope))
         except (IdentityError, ManifestError) as error:
             raise self._journal.refuse("release.request", str(error)) from None
         with self._deciding:
@@ -344,3 +327,21 @@ class Handler:
     def _running(self) -> int:
         """How many runs are in progress here."""
         return int(self._session is not None and self._session.in_progress(self._parts.now()))
+
+
+def _session_of(task: Task, found: Verified[Run], envelope: Envelope) -> Session:
+    """A run that asks to be admitted; where this silo admitted it before, from where it came to."""
+    session = Session(
+        found.label,
+        task.run_id,
+        found.document.model,
+        found.operator,
+        found.signed,
+        b"",
+        parties=found.parties,
+        log_keys=keys_of(found.manifest.federation, [party.name for party in found.parties]),
+        release_asked=envelope.config.get("release_asked") is True or None,
+    )
+    if found.before is not None:
+        session.last_round, session.evaluated = found.before.last_round, found.before.evaluated
+    return session

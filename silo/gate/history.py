@@ -9,42 +9,24 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from audit.entry import parse_time
 from policies.bundle import ActiveVersion
+from silo.gate.admissions import Admissions, Progress
 
 ADMITTED, ACTIVATED = "run.admit", "policy.activate"
 TRAINED, EVALUATED = "round.egress", "evaluation.egress"
 TAKEN = "round.ingress"
 MASKED, UNMASKED = "round.mask", "round.unmask"
-_MARKS = tuple(f'"{action}"'.encode() for action in (ADMITTED, ACTIVATED, TAKEN, TRAINED, EVALUATED, MASKED, UNMASKED))
-RUNS = 64
-"""The runs whose progress is remembered, the newest; an older one that comes again is admitted as a new one."""
-
-STEPS = 8
-"""The models taken in a run that are remembered, the newest."""
+SURVEYED = "statistics.egress"
+_MARKS = tuple(
+    f'"{action}"'.encode() for action in (ADMITTED, ACTIVATED, TAKEN, TRAINED, EVALUATED, MASKED, UNMASKED, SURVEYED)
+)
 SUMS = 100_000
 """The sums that are remembered, the newest."""
-
-
-@dataclass
-class Progress:
-    """How far a run came at this silo: its last round whose reply was decided on, and whether it was evaluated."""
-
-    run_digest: str
-    debits: int = 0
-    """The length of the privacy ledger when the run was admitted: no earlier debit pays for a round of it."""
-    last_round: int = 0
-    evaluated: bool = False
-    taken: dict[int, str] = field(default_factory=dict)
-    """The run's history as this silo signed it, by the step whose model it took."""
-
-    def took(self, step: int, history: str) -> None:
-        """A model was taken."""
-        self.taken[step] = history
-        for old in sorted(self.taken)[:-STEPS]:
-            del self.taken[old]
 
 
 @dataclass
@@ -78,58 +60,75 @@ class History:
 
     active: ActiveVersion | None = None
     uses: Counter[str] = field(default_factory=Counter)
-    progress: dict[str, Progress] = field(default_factory=dict)
+    admissions: Admissions = field(default_factory=Admissions)
     sums: Sums = field(default_factory=Sums)
 
-    def admitted(self, run_id: str, run_digest: str, app: str, debits: int = 0) -> None:
-        """A run was admitted, as a new one."""
-        self.uses[app] += 1
-        self.progress.pop(run_id, None)
-        self.progress[run_id] = Progress(run_digest, debits)
-        for old in list(self.progress)[:-RUNS]:
-            del self.progress[old]
+    def admitted(self, progress: Progress, now: datetime, app: str | None = None) -> None:
+        """A run was admitted, as a new one; one of statistics has no app."""
+        if app is not None:
+            self.uses[app] += 1
+        self.admissions.admitted(progress, now)
 
-    def of(self, run_id: str, run_digest: str) -> Progress | None:
+    def of(self, run_digest: str) -> Progress | None:
         """How far this very run came; None where it is a new one."""
-        found = self.progress.get(run_id)
-        return found if found is not None and found.run_digest == run_digest else None
+        return self.admissions.by_digest.get(run_digest)
 
     def take(self, entry: Mapping[str, Any]) -> None:
         """Take one entry of the log into account."""
-        detail = entry["detail"]
-        if entry["action"] == ADMITTED and entry["decision"] == "allow" and "app" in detail:
-            digest, debits = str(detail.get("run_digest", "")), int(detail.get("debits", 0))
-            self.admitted(str(entry["run"]), digest, str(detail["app"]), debits)
-        elif entry["action"] == TAKEN and entry["decision"] == "allow" and "history" in detail:
-            progress = self.progress.get(str(entry["run"]))
-            if progress is not None:
-                progress.took(int(detail["step"]), str(detail["history"]))
-        elif entry["action"] in {TRAINED, EVALUATED} and entry["decision"] != "record":
-            progress = self.progress.get(str(entry["run"]))
-            if progress is not None and entry["action"] == TRAINED:
-                progress.last_round = max(progress.last_round, int(entry["round"]))
-            elif progress is not None:
-                progress.evaluated = True
+        detail, decided = entry["detail"], entry["decision"] != "record"
+        # A label belongs to one run at a time, so that an entry's is the run that was admitted under it last.
+        progress = self.admissions.by_label.get(entry["run"])
+        if entry["action"] == ADMITTED and entry["decision"] == "allow":
+            self._take_admission(entry, detail)
         elif entry["action"] == MASKED:
             self.sums.masked(str(detail["summed"]), str(detail["among"]))
         elif entry["action"] == UNMASKED:
             self.sums.unmasked(str(detail["summed"]), str(detail["mark"]))
         elif entry["action"] == ACTIVATED:
             self.active = ActiveVersion(str(detail["name"]), int(detail["version"]), str(entry["policy"]))
+        elif progress is not None and decided:
+            _take_step(progress, entry, detail)
+
+    def _take_admission(self, entry: Mapping[str, Any], detail: Mapping[str, Any]) -> None:
+        digest, debits = str(detail.get("run_digest", "")), int(detail.get("debits", 0))
+        progress = Progress(str(entry["run"]), digest, debits=debits)
+        if "not_after" in detail:  # an earlier version's have none, and no one can submit one of them again
+            progress.not_after = parse_time(str(detail["not_after"]))
+        self.admitted(progress, parse_time(str(entry["time"])), None if "app" not in detail else str(detail["app"]))
+
+
+def _take_step(progress: Progress, entry: Mapping[str, Any], detail: Mapping[str, Any]) -> None:
+    """Take a decision within an admitted run into account; a reply that was refused is a step, too."""
+    match entry["action"]:
+        case "round.ingress" if entry["decision"] == "allow" and "history" in detail:
+            progress.took(int(detail["step"]), str(detail["history"]))
+        case "round.egress":
+            progress.last_round = max(progress.last_round, int(entry["round"]))
+        case "evaluation.egress":
+            progress.evaluated = True
+        case "statistics.egress" if entry["decision"] == "allow":
+            progress.released = True
 
 
 def history_of(entries: Iterable[Mapping[str, Any]]) -> History:
-    """The past that entries tell, in the order of the log."""
+    """The past that entries tell, in the order of the log, from the first that is left of it."""
     history = History()
-    for entry in entries:
+    for place, entry in enumerate(entries):
+        if place == 0 and entry["seq"] > 0:
+            history.admissions.missing = parse_time(str(entry["time"]))
         history.take(entry)
     return history
 
 
 def read_entries(audit: Path) -> Iterator[Mapping[str, Any]]:
-    """The entries of a log that matter here, from its directory; the log was verified when it was opened."""
+    """The first entry that is left of a log, and those that matter here, from its directory.
+
+    The log was verified when it was opened.
+    """
+    first = True
     for segment in sorted(audit.glob("segments/*.jsonl")):
         with segment.open("rb") as lines:
             for line in lines:
-                if any(mark in line for mark in _MARKS):
+                if first or any(mark in line for mark in _MARKS):
                     yield json.loads(line)
+                first = False

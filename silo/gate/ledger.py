@@ -47,6 +47,12 @@ class Debit:
     mechanism: Mechanism
     clip_norm: float
     mode: str = "example_dp"
+    submission: str = ""
+    """The digest of the signed run that it is of; a line of an earlier version names none."""
+
+    def is_of(self, submission: str, dataset: str) -> bool:
+        """Whether this signed run spent it of this dataset; what is not known to be a run's is another's."""
+        return bool(submission) and (self.submission, self.dataset) == (submission, dataset)
 
 
 @dataclass(frozen=True)
@@ -75,22 +81,23 @@ class PrivacyFacts:
 
 
 def privacy_facts(
-    plan: Plan, run: str, dataset: str, entries: Iterable[Entry], since: datetime, delta: float
+    plan: Plan, submission: str, dataset: str, entries: Iterable[Entry], since: datetime, delta: float
 ) -> PrivacyFacts:
-    """The facts for a run with this plan; `since` is where the policy's window begins, `delta` the policy's.
+    """The facts for a signed run with this plan; `since` is where the policy's window begins, `delta` the policy's.
 
-    A run that was begun anew has debits above its plan: the greater of the two is counted.
+    Of the run itself is counted what was debited, whenever that was, and for each round that is left what the plan is.
+    The plan may be another than at first, where the dataset got other rows meanwhile.
     """
     others, own = [], []
     for entry in entries:
         debit = entry.debit
-        if debit.dataset == dataset and debit.run == run:
+        if debit.is_of(submission, dataset):
             own.append(debit.mechanism)
         elif debit.dataset == dataset and debit.time >= since:
             others.append(debit.mechanism)
-    whole = plan.whole
     debited = sum(mechanism.steps for mechanism in own)
-    this = [whole] if debited <= whole.steps else own
+    left = max(0, plan.whole.steps - debited) // plan.a_round.steps
+    this = [*own, plan.a_round.times(left)] if left else own
     return PrivacyFacts(
         mode=plan.mode,
         clip_norm=plan.clip_norm,
@@ -208,6 +215,7 @@ def _line(number: int, before: str, debit: Debit) -> bytes:
         "steps": debit.mechanism.steps,
         "clip_norm": debit.clip_norm,
         **({} if debit.mode == "example_dp" else {"mode": debit.mode}),
+        **({"submission": debit.submission} if debit.submission else {}),
     }
     digest = "sha256:" + hashlib.sha256(rfc8785.dumps(fields)).hexdigest()
     return bytes(rfc8785.dumps({**fields, "digest": digest})) + b"\n"
@@ -233,6 +241,7 @@ def _debit_of(fields: Mapping[str, Any]) -> Debit:
         mechanism,
         float(fields["clip_norm"]),
         str(fields.get("mode", "example_dp")),
+        str(fields.get("submission", "")),
     )
 
 

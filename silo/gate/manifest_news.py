@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from federation.errors import ConcordatError, ManifestError
-from federation.wire import MANIFEST, MANIFEST_DIGEST, MANIFEST_SIGNATURE, Envelope, Kind
+from federation.wire import MANIFEST, MANIFEST_DIGEST, Envelope, Kind
 from policies.errors import PolicyError
 from silo.gate.journal import Journal
 from silo.gate.parts import Parts
@@ -19,10 +19,9 @@ def hear_manifest(parts: Parts, journal: Journal, kind: str, envelope: Envelope)
     if kind in JUDGED_WITH_IT or MANIFEST not in envelope.config:
         return
     try:
-        manifest = parts.accept_manifest(envelope.text(MANIFEST), envelope.text(MANIFEST_SIGNATURE))
+        parts.take_manifest(envelope)
     except (ManifestError, PolicyError) as error:
         raise journal.refuse("coordinator.manifest", str(error)[:2000]) from None
-    parts.witnessing.use(manifest.federation)
 
 
 def with_manifest_digest(parts: Parts, answer: Envelope) -> Envelope:

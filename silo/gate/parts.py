@@ -14,8 +14,7 @@ from audit.log import AuditLog, utc_now
 from federation.errors import ConcordatError
 from federation.identity import Peer, load_certificate
 from federation.manifest import SignedManifest
-from federation.run import SignedRun
-from federation.wire import Scalar
+from federation.wire import MANIFEST, MANIFEST_SIGNATURE, Envelope, Scalar
 from policies.document import Document
 from policies.model import SiloPolicy
 from silo.gate.facts import Approvals, Approved, LogFacts, PrivacyFacts, certificate_facts, quorum_of
@@ -84,12 +83,21 @@ class Parts:
     """Where replies are kept to be sent again; without it a round that is asked for again is refused."""
     membership: Membership | None = None
     """Without it no run with secure aggregation is admitted."""
+    manifest: SignedManifest | None = None
+    """The newest that came with a message since the gate started."""
     privacy: PrivacyFacts | None = None
     """What is known of a run's privacy, where it is not what the ledger says."""
     observe: frozenset[str] = NOTHING
     """Rules whose refusals are recorded and not made."""
     say: Callable[[str], None] = _say
     now: Callable[[], datetime] = utc_now
+
+    def take_manifest(self, envelope: Envelope) -> SignedManifest:
+        """Take over the manifest that a message brings; raises ManifestError for an older or a forged one."""
+        manifest = self.accept_manifest(envelope.text(MANIFEST), envelope.text(MANIFEST_SIGNATURE))
+        self.witnessing.use(manifest.federation)
+        self.manifest = manifest
+        return manifest
 
     @property
     def privacy_facts(self) -> PrivacyFacts:
@@ -100,7 +108,6 @@ class Parts:
 def standing(
     parts: Parts,
     session: Session,
-    signed: SignedRun,
     policy: Document[SiloPolicy],
     now: datetime,
     current: Session | None,
@@ -111,18 +118,18 @@ def standing(
 
     A run that goes on (`again`) is counted neither against its app's uses nor against the runs in progress.
     """
-    other = current is not None and current is not session and current.run_id != session.run_id
+    other = current is not None and current is not session and current.digest != session.digest
     approved = Approved()
     if parts.approvals is not None:
-        approved = parts.approvals.of(signed, session.run, policy, session.operator.name)
-    certificates = [certificate_facts(session.operator.name, load_certificate(signed.operator_certificate))]
+        approved = parts.approvals.of(session.signed, session.run, policy, session.operator.name)
+    certificates = [certificate_facts(session.operator.name, load_certificate(session.signed.operator_certificate))]
     if parts.certificate is not None:
         certificates.append(certificate_facts(parts.peer.name, parts.certificate()))
     return Standing(
         quorum=quorum_of(session.run, sum(party.role == "silo" for party in session.parties)),
         authors=approved.authors,
         reviewers=approved.reviewers,
-        uses=parts.history.uses[signed.app_digest] - again,
+        uses=parts.history.uses[session.signed.app_digest] - again,
         running=int(other and current is not None and current.in_progress(now)),
         release_asked=session.release_asked,
         certificates=tuple(certificates),

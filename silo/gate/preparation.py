@@ -46,7 +46,7 @@ class Preparation:
         session.worker = self._parts.link.worker
         constraint = constraint_of(self._desk.policy(), session.run.dataset, session.run.columns)
         beside = prepare_fields(self._desk.policy(), session.run)
-        frame = Frame("prepare", {"run": session.text, "view": constraint.fields(), **beside}, session.app)
+        frame = Frame("prepare", {"run": session.signed.text, "view": constraint.fields(), **beside}, session.app)
         try:
             answer = self._parts.link.ask(frame, PREPARE_SECONDS, 0)
             return self._view(session, constraint, answer.fields)

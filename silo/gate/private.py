@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from silo.gate.accounting import PlanError, plan_of, together_of
-from silo.gate.history import Progress
+from silo.gate.admissions import Progress
 from silo.gate.journal import Journal
 from silo.gate.ledger import Debit, LedgerError
 from silo.gate.parts import Parts
@@ -26,8 +26,7 @@ class PrivateRounds:
         if self._parts.ledger is None:
             raise self._journal.refuse("privacy.ledger", "this gate keeps no privacy ledger", session.run_id)
         try:
-            silos = sum(party.role == "silo" for party in session.parties)
-            session.plan = plan = plan_of(session.run, examples, together_of(session.run, silos))
+            session.plan = plan = plan_of(session.run, examples, together_of(session.run, session.sharing_noise))
         except PlanError as error:
             raise self._journal.refuse("privacy.plan", str(error), session.run_id) from None
         assert plan is not None  # noqa: S101  the run has privacy
@@ -46,9 +45,10 @@ class PrivateRounds:
 
     def _is_paid(self, session: Session, number: int) -> bool:
         """Whether a round that was not released yet has its debit already, made since the run was admitted."""
-        assert self._parts.ledger is not None  # noqa: S101  a plan is made beside a ledger alone
-        debits = debits_of(self._parts.ledger.entries, session.run_id, session.run.dataset)
-        return number > session.last_round and is_paid(debits, number, self._past(session).debits)
+        assert self._parts.ledger is not None and session.plan is not None  # noqa: S101, PT018  asked of private runs
+        debits = debits_of(self._parts.ledger.entries, session.digest, session.run.dataset)
+        since, mechanism = self._past(session).debits, session.plan.a_round
+        return number > session.last_round and is_paid(debits, number, since, mechanism)
 
     def require_steps(self, session: Session, number: int) -> None:
         """Refuse a private round for which the plan has no steps left; one that is paid for has them."""
@@ -58,7 +58,7 @@ class PrivateRounds:
         if self._is_paid(session, number):
             return
         assert self._parts.ledger is not None  # noqa: S101  a plan is made beside a ledger alone
-        debits = debits_of(self._parts.ledger.entries, session.run_id, session.run.dataset)
+        debits = debits_of(self._parts.ledger.entries, session.digest, session.run.dataset)
         spent = sum(entry.debit.mechanism.steps for entry in debits)
         if spent + plan.a_round.steps > plan.whole.steps:
             reason = f"the run has spent {spent} of its {plan.whole.steps} private steps, which leaves no round"
@@ -75,7 +75,9 @@ class PrivateRounds:
         assert self._parts.ledger is not None  # noqa: S101  a plan is made beside a ledger alone
         run, plan, mechanism = session.run, session.plan, session.plan.a_round
         now, operator = self._parts.now(), session.operator.uri
-        debit = Debit(now, run.dataset, session.run_id, number, operator, mechanism, clip_norm, plan.mode)
+        debit = Debit(
+            now, run.dataset, session.run_id, number, operator, mechanism, clip_norm, plan.mode, session.digest
+        )
         try:
             entry = self._parts.ledger.debit(debit)
         except LedgerError as error:

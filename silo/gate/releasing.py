@@ -44,7 +44,8 @@ def asked_of(parts: Parts, envelope: Envelope, manifest: SignedManifest) -> Aske
     """
     request = parse_release_request(envelope.config)
     operator = verify_release_request(request, manifest)
-    if parts.history.of(request.run, request.run_digest) is None:
+    progress = parts.history.of(request.run_digest)
+    if progress is None or progress.label != request.run:
         raise IdentityError(f"this silo took no part in run {request.run}")
     country = manifest.federation.member(operator.name).country
     handover = Handover(request.run, request.run_digest, request.model, operator.name)

@@ -29,11 +29,10 @@ KEPT = 3
 
 @dataclass(frozen=True)
 class Question:
-    """What a reply answered: a run, by id and signature digest, a kind of work, a round, and what came with it:
+    """What a reply answered: a run, by the digest of what was signed, a kind of work, a round, and what came with it:
     model, mu and clip norm.
     """
 
-    run_id: str
     run_digest: str
     kind: str
     round: int
@@ -80,13 +79,10 @@ class Replies:
         head, arrays = found
         return Envelope(head["config"], head["metrics"], floats_of(arrays.get("weights")), _bytes(arrays.get("packed")))
 
-    def residual(self, run_id: str, run_digest: str, last: int) -> Weights | None:
+    def residual(self, run_digest: str, last: int) -> Weights | None:
         """What a run's last reply to a round left out; None where it left nothing out, or is not kept."""
         found = _reply(self.directory / _name(Kind.TRAIN, last))
-        if found is None or (found[0]["question"]["run_id"], found[0]["question"]["run_digest"]) != (
-            run_id,
-            run_digest,
-        ):
+        if found is None or found[0]["question"]["run_digest"] != run_digest:
             return None
         return floats_of(found[1].get("residual"))
 
@@ -161,7 +157,6 @@ def _fields(question: Question) -> dict[str, str | int | float | None]:
     adaptive = {} if question.clip_norm is None else {"clip_norm": question.clip_norm}
     return {
         **adaptive,
-        "run_id": question.run_id,
         "run_digest": question.run_digest,
         "kind": question.kind,
         "round": question.round,

@@ -17,6 +17,7 @@ from policies.decision import Decision
 from policies.engine import undecided
 from policies.request import Privacy
 from silo.channel import Frame, payload_of
+from silo.gate.admissions import Progress
 from silo.gate.agreement import Agreement
 from silo.gate.answers import (
     clip_norm_of,
@@ -30,7 +31,6 @@ from silo.gate.answers import (
 )
 from silo.gate.control_variates import ControlledRounds, Sent, sent_of
 from silo.gate.desk import Desk
-from silo.gate.history import Progress
 from silo.gate.journal import Detail
 from silo.gate.masking import Sums
 from silo.gate.normalization import TrainingMoments, decide_moments, normalization_of, sums_of
@@ -212,9 +212,7 @@ class Rounds:
 
     def past(self, session: Session) -> Progress:
         """How far the session's run came, to be kept up while it goes on."""
-        assert session.signed is not None  # noqa: S101  every session of a handler comes from a signed run
-        progress = self._parts.history.of(session.run_id, session.signed.digest)
-        return progress or Progress(session.signed.digest)
+        return self._parts.history.of(session.digest) or Progress(session.run_id, session.digest)
 
     def _keep(self, question: Question, reply: Envelope, decision: Decision, residual: Weights | None = None) -> None:
         """Put a reply that may leave on disk before that is recorded: from then on there is no other."""
@@ -223,9 +221,9 @@ class Rounds:
 
     def _residual(self, session: Session) -> Weights | None:
         """What the session's last update left out when it was packed."""
-        if session.run.updates is None or self._parts.replies is None or session.signed is None:
+        if session.run.updates is None or self._parts.replies is None:
             return None
-        return self._parts.replies.residual(session.run_id, session.signed.digest, session.last_round)
+        return self._parts.replies.residual(session.digest, session.last_round)
 
     def _again(self, session: Session, question: Question, before: Weights | None) -> Envelope:
         """Send the reply to a question once more, where it is that very question; else refuse (no differencing)."""

@@ -181,7 +181,7 @@ class SecureRounds:
 
         Noise of silo-level privacy is shared by so many: the same function says it for both.
         """
-        return together_of(session.run, len(_among(session)))
+        return together_of(session.run, session.sharing_noise)
 
 
 def kept(session: Session, reply: Envelope, before: Weights) -> Envelope:
@@ -204,8 +204,8 @@ def released(session: Session, reply: Envelope) -> Envelope:
 
 
 def _place(session: Session, number: int) -> Place:
-    assert session.signed is not None  # noqa: S101  every session of a handler comes from a signed run
-    return Place(session.signed.digest, session.run_id, number)
+    # The text and the app, not their one submission: signed again, they train to the same updates.
+    return Place(session.signed.content_digest, session.run_id, number)
 
 
 def _among(session: Session) -> tuple[str, ...]:

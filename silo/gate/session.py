@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal, Protocol
 
 from audit.note import VerifierKey
 from federation.encodings import packed_bytes
@@ -72,10 +71,11 @@ class Session:
     """One admitted run at this silo."""
 
     run_id: str
+    """The coordinator's label for it, which is recorded and shown; nothing is looked up by it."""
     flower_run: int
     run: Run
     operator: Peer
-    text: str
+    signed: SignedRun = field(repr=False)
     app: bytes = field(repr=False)
     prepared: Prepared | None = None
     worker: int = 0
@@ -83,7 +83,6 @@ class Session:
     last_round: int = 0
     """The last round whose reply was decided on."""
     evaluated: bool = False
-    signed: SignedRun | None = field(default=None, repr=False)
     parties: tuple[Party, ...] = ()
     release_asked: bool | None = None
     refusal: Exception | None = None
@@ -112,6 +111,19 @@ class Session:
         return tuple(sorted(party.name for party in self.parties if party.role == "silo"))
 
     @property
+    def digest(self) -> str:
+        """What names the run wherever something is looked up: the digest of what its operator signed."""
+        return self.signed.digest
+
+    @property
+    def sharing_noise(self) -> int:
+        """How many silos noise is shared among, and a sum is of at least: those that were signed where noise is shared.
+
+        A silo that leaves the federation must not leave the others with less noise than was counted.
+        """
+        return len(self.signed.submission.silos if self.run.silo_dp else self.silos)
+
+    @property
     def counted(self) -> int:
         """What this silo's update weighs in a mean: its training rows, or 1 where silos count alike."""
         return 1 if self.run.silo_dp else self.examples
@@ -132,25 +144,18 @@ class Session:
             raise WireError(f"got round {number}, expected one after {self.last_round}")
 
 
-class Submission(Protocol):
-    """What says which silos take part in it: their names, or all."""
+def parties_of(federation: Federation, silos: Collection[str], operator: Peer) -> tuple[Party, ...]:
+    """Everyone who takes part in a run, with the country the signed manifest gives; raises ManifestError.
 
-    @property
-    def silos(self) -> Literal["all"] | tuple[str, ...]:
-        """Their names, or all."""
-        ...
-
-
-def parties_of(federation: Federation, run: Submission, operator: Peer) -> tuple[Party, ...]:
-    """Everyone who takes part in a run, with the country the signed manifest gives; raises ManifestError."""
+    Of the silos that the operator signed for, these are the ones that the federation still has.
+    """
     submitted_by = federation.member(operator.name)
     if submitted_by.role is not Role.OPERATOR:
         raise ManifestError(f"{operator.name} is a {submitted_by.role} in the manifest, expected an operator")
-    silos = federation.with_role(Role.SILO)
     taking_part = [
         federation.coordinator,
         submitted_by,
-        *(member for member in silos if run.silos == "all" or member.name in run.silos),
+        *(member for member in federation.with_role(Role.SILO) if member.name in silos),
     ]
     return tuple(Party(member.name, member.role.value, member.country) for member in taking_part)
 

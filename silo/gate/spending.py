@@ -10,7 +10,7 @@ from federation.run import Run
 from policies.document import Document
 from policies.model import SiloPolicy
 from policies.request import Privacy
-from silo.gate.accounting import MOST_NOISE, epsilon_of
+from silo.gate.accounting import MOST_NOISE, Mechanism, epsilon_of
 from silo.gate.ledger import Entry, Ledger, privacy_facts
 from silo.gate.session import Session
 
@@ -34,7 +34,7 @@ def facts_of(ledger: Ledger | None) -> Callable[[Session, Document[SiloPolicy], 
         since = budget.window.before(now) if budget else now
         if session.plan is None:
             return _before_the_view(run, ledger, since, delta)
-        found = privacy_facts(session.plan, session.run_id, run.dataset, ledger.entries, since, delta)
+        found = privacy_facts(session.plan, session.digest, run.dataset, ledger.entries, since, delta)
         return Privacy(
             mode=found.mode,
             clip_norm=found.clip_norm,
@@ -62,14 +62,19 @@ def epsilon_left(ledger: Ledger, policy: Document[SiloPolicy], now: datetime) ->
     return budget.epsilon - max(spent, default=0.0)
 
 
-def debits_of(entries: Iterable[Entry], run: str, dataset: str) -> list[Entry]:
-    """What runs of an id were debited for a dataset."""
-    return [entry for entry in entries if (entry.debit.run, entry.debit.dataset) == (run, dataset)]
+def debits_of(entries: Iterable[Entry], run_digest: str, dataset: str) -> list[Entry]:
+    """What one signed run was debited for a dataset."""
+    return [entry for entry in entries if entry.debit.is_of(run_digest, dataset)]
 
 
-def is_paid(debits: Iterable[Entry], number: int, since: int) -> bool:
-    """Whether a round has a debit that came after the first `since` lines of the ledger."""
-    return any(entry.number > since and entry.debit.round == number for entry in debits)
+def is_paid(debits: Iterable[Entry], number: int, since: int, mechanism: Mechanism) -> bool:
+    """Whether a round has a debit for this very mechanism that came after the first `since` lines of the ledger.
+
+    One that was debited for other rows, before the gate was started anew, pays for another mechanism.
+    """
+    return any(
+        entry.number > since and (entry.debit.round, entry.debit.mechanism) == (number, mechanism) for entry in debits
+    )
 
 
 def _before_the_view(run: Run, ledger: Ledger, since: datetime, delta: float) -> Privacy:

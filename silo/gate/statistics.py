@@ -42,19 +42,29 @@ from silo.gate.worker_link import WorkerError, WorkerLostError
 class Asked:
     """One signed run of statistics, as this silo sees it."""
 
-    run_id: str
-    signed: SignedRun
-    document: Document[Statistics]
-    operator: str
-    operator_uri: str
-    parties: tuple[Party, ...]
+    found: Verified[Statistics]
     noise: float | None
     """The noise multiplier of its one release, where it is private."""
 
     @property
+    def run_id(self) -> str:
+        """The coordinator's label for it."""
+        return self.found.label
+
+    @property
+    def signed(self) -> SignedRun:
+        """What the operator signed."""
+        return self.found.signed
+
+    @property
+    def parties(self) -> tuple[Party, ...]:
+        """Everyone who takes part."""
+        return self.found.parties
+
+    @property
     def statistics(self) -> Statistics:
         """What is asked for."""
-        return self.document.model
+        return self.found.document.model
 
     @property
     def mechanism(self) -> Mechanism | None:
@@ -64,7 +74,7 @@ class Asked:
     @property
     def question(self) -> Question:
         """As its reply is kept by."""
-        return Question(self.run_id, self.signed.digest, "statistics", 1, "")
+        return Question(self.signed.digest, "statistics", 1, "")
 
 
 class Surveys:
@@ -75,17 +85,19 @@ class Surveys:
 
     def answer(self, envelope: Envelope) -> Envelope:
         """Answer a question for statistics; raises Refusal, or ConcordatError where it cannot be answered."""
-        run_id = envelope.text("run_id")[:100]
-        asked = self._asked(run_id, verified(self._parts, self._desk.journal, run_id, envelope, load_statistics))
+        asked = self._asked(verified(self._parts, self._desk.journal, envelope, load_statistics))
         kept = self._parts.replies.find(asked.question) if self._parts.replies else None
-        paid = self._is_paid(asked)
-        if paid and kept is None:
+        before, paid = asked.found.before, self._is_paid(asked)
+        if kept is None and (paid or (before is not None and before.released)):
             reason = (
-                "the one release of this run was debited, and its reply is not kept any more; submit it as a new run"
+                "the one release of this run left or was debited, and its reply is not kept any more; "
+                "submit it as a new run"
             )
-            raise self._desk.journal.refuse("statistics.repeated", reason, run_id)
+            raise self._desk.journal.refuse("statistics.repeated", reason, asked.run_id)
         with self._desk.deciding:
-            policy = self._admit(asked, again=kept is not None, paid=paid)
+            policy = self._admit(asked, again=before is not None, paid=paid)
+            if before is None:
+                self._parts.history.admitted(asked.found.progress(), self._parts.now())
             self._desk.end_session()
             if kept is None and self._parts.replies is not None:
                 self._parts.replies.clear()
@@ -96,23 +108,22 @@ class Surveys:
             if self._desk.policy().digest != policy.digest:
                 self._admit(asked, again=True)
             reply = self._release(asked, summary, tables)
-            self._desk.journal.record("run.leave", run=run_id, detail={})
+            self._desk.journal.record("run.leave", run=asked.run_id, detail={})
         return reply
 
     # -- admission
 
-    def _asked(self, run_id: str, found: Verified[Statistics]) -> Asked:
+    def _asked(self, found: Verified[Statistics]) -> Asked:
         statistics, noise = found.document.model, None
         if statistics.privacy is not None:
             if self._parts.ledger is None or self._parts.replies is None:
                 reason = "this gate keeps no privacy ledger, or no replies"
-                raise self._desk.journal.refuse("privacy.ledger", reason, run_id)
+                raise self._desk.journal.refuse("privacy.ledger", reason, found.label)
             try:
                 noise = noise_for(1.0, 1, statistics.privacy.epsilon, statistics.privacy.delta)
             except PlanError as error:
-                raise self._desk.journal.refuse("privacy.plan", str(error), run_id) from None
-        peer = found.operator
-        return Asked(run_id, found.signed, found.document, peer.name, peer.uri, found.parties, noise)
+                raise self._desk.journal.refuse("privacy.plan", str(error), found.label) from None
+        return Asked(found, noise)
 
     def _admit(self, asked: Asked, *, again: bool, paid: bool = False) -> Document[SiloPolicy]:
         """Admit the run, or let it go on (`again`), under the policy of now, which is returned; raises Refusal.
@@ -122,7 +133,9 @@ class Surveys:
         policy, statistics, now = self._desk.policy(), asked.statistics, self._parts.now()
         silos = sum(party.role == "silo" for party in asked.parties)
         quorum = silos if statistics.quorum == "all" else statistics.quorum
-        certificates = [certificate_facts(asked.operator, load_certificate(asked.signed.operator_certificate))]
+        certificates = [
+            certificate_facts(asked.found.operator.name, load_certificate(asked.signed.operator_certificate))
+        ]
         if self._parts.certificate is not None:
             certificates.append(certificate_facts(self._parts.peer.name, self._parts.certificate()))
         request = Admission(
@@ -144,14 +157,7 @@ class Surveys:
             privacy=self._privacy(asked, now, debited=paid),
             log=self._parts.log_facts.health(now) if self._parts.log_facts else None,
         )
-        detail: Detail = {
-            "run_digest": asked.signed.digest,
-            "statistics": ",".join(statistics.statistics),
-            "purpose": statistics.purpose,
-            "dataset": statistics.dataset,
-            "operator": asked.operator_uri,
-            "parties": ",".join(f"{party.name}:{party.country}" for party in asked.parties),
-        }
+        detail: Detail = {**asked.found.detail(), "statistics": ",".join(statistics.statistics)}
         decision = decide(policy, request, now, self._parts.observe)
         self._desk.journal.decide("run.readmit" if again else "run.admit", decision, asked.run_id, detail=detail)
         return policy
@@ -166,12 +172,9 @@ class Surveys:
         budget = wanted.budget if wanted else None
         delta = budget.delta if budget else asked.statistics.privacy.delta
         since = budget.window.before(now) if budget else now
-        dataset = asked.statistics.dataset
-        spent = [
-            entry.debit.mechanism
-            for entry in ledger.entries
-            if entry.debit.dataset == dataset and (entry.debit.time >= since or entry.debit.run == asked.run_id)
-        ]
+        dataset, digest = asked.statistics.dataset, asked.signed.digest
+        debits = (entry.debit for entry in ledger.entries if entry.debit.dataset == dataset)
+        spent = [debit.mechanism for debit in debits if debit.time >= since or debit.is_of(digest, dataset)]
         return Privacy(
             mode="example_dp",
             noise_multiplier=mechanism.noise_multiplier,
@@ -268,6 +271,9 @@ class Surveys:
         if asked.noise is None and decision.allowed and self._parts.replies is not None:
             self._parts.replies.keep(asked.question, kept)
         self._desk.journal.decide("statistics.egress", decision, asked.run_id, 1, detail, {"statistics": fields})
+        progress = self._parts.history.of(asked.signed.digest)
+        if progress is not None:
+            progress.released = True
         return reply
 
     def _again(self, asked: Asked, kept: Envelope) -> Envelope:
@@ -296,7 +302,7 @@ class Surveys:
         """Whether the ledger has a debit for the one release of a private run."""
         if asked.noise is None or self._parts.ledger is None:
             return False
-        return bool(debits_of(self._parts.ledger.entries, asked.run_id, asked.statistics.dataset))
+        return bool(debits_of(self._parts.ledger.entries, asked.signed.digest, asked.statistics.dataset))
 
     def _debit(self, asked: Asked, layout: Layout) -> None:
         """Debit the one release, whose reply is kept (promise 7)."""
@@ -308,9 +314,10 @@ class Surveys:
             statistics.dataset,
             asked.run_id,
             1,
-            asked.operator_uri,
+            asked.found.operator.uri,
             asked.mechanism,
             sensitivity(layout),
+            submission=asked.signed.digest,
         )
         try:
             entry = self._parts.ledger.debit(debit)

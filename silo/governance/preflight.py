@@ -166,4 +166,5 @@ def _parties(run: Run, manifest: Path | None, silo: str | None, operator: str | 
     name = operator or operators[0]
     if silo is not None and federation.member(silo).role is not Role.SILO:
         raise ManifestError(f"{silo} is a {federation.member(silo).role} in the manifest, expected a silo")
-    return parties_of(federation, run, Peer(federation.metadata.name, Role.OPERATOR, name, b""))
+    silos = [member.name for member in federation.with_role(Role.SILO)] if run.silos == "all" else run.silos
+    return parties_of(federation, silos, Peer(federation.metadata.name, Role.OPERATOR, name, b""))

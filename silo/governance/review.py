@@ -15,7 +15,7 @@ from federation.home import read_limited, replace_file
 from federation.limits import LIMITS
 from federation.operator import build_app
 from federation.passport import Predicate
-from federation.run import SignedRun, app_digest, load_run
+from federation.run import app_digest, content_digest, load_run
 from federation.signed_policy import load_active_policy, load_public_key
 from policies.document import Document
 from policies.errors import PolicyError
@@ -97,7 +97,7 @@ def prepare(run_file: Path, config_path: Path, bundle_file: Path | None = None) 
     digest = app_digest(bundle)
     subject = approvals.Subject(
         app=digest,
-        run=_run_digest(text, digest),
+        run=content_digest(text, digest),
         policy=policy.digest,
         dataset=approvals.dataset_contract(policy, run.dataset),
     )
@@ -186,14 +186,9 @@ def _copies(directory: Path, approval: approvals.Approval) -> tuple[bytes, bytes
     """The run and the app that were approved, from the copies kept then; raises ConcordatError for changed ones."""
     app = read_limited(directory / APPS / _name(approval.app, "fab"), LIMITS.app)
     run = read_limited(directory / RUNS / _name(approval.run, "yaml"), LIMITS.document)
-    if app_digest(app) != approval.app or _run_digest(run.decode(), approval.app) != approval.run:
+    if app_digest(app) != approval.app or content_digest(run.decode(), approval.app) != approval.run:
         raise ConcordatError(f"the copies of {approval.app} in {directory} were changed")
     return run, app
-
-
-def _run_digest(text: str, app: str) -> str:
-    """The digest that the run's operator will sign."""
-    return SignedRun(text, app, b"", b"").digest
 
 
 def _name(digest: str, suffix: str) -> str:

@@ -66,7 +66,7 @@ class Hub:
 
     def signed(self, text: str = RUN, app: bytes = APP, who: str = "ops") -> dict[str, Any]:
         home = self.homes[who]
-        signed = sign_run(text, app, home.private_key(), home.certificate.read_bytes())
+        signed = sign_run(text, app, home.private_key(), home.certificate.read_bytes(), ["silo-a", "silo-b"])
         return {**signed.fields(), "app": base64.b64encode(app).decode()}
 
     def submit(self) -> str:
@@ -103,7 +103,7 @@ def still(federation: Any, client: Any, tmp_path_factory: pytest.TempPathFactory
 
 def test_a_signed_run_is_recorded_kept_and_begun(hub: Hub):
     run = hub.submit()
-    assert re.fullmatch(r"tumour-classifier-[0-9a-f]{6}", run)
+    assert re.fullmatch(r"tumour-classifier-[0-9a-f]{12}", run)
     directory = hub.homes["hub"].runs / run
     assert directory.stat().st_mode & 0o777 == 0o700
     assert ((directory / "run.yaml").read_text(), (directory / "app.fab").read_bytes()) == (RUN, APP)

@@ -324,7 +324,7 @@ def test_a_run_signed_by_someone_else_is_refused(door: Door, tmp_path: Path) -> 
 
     text = door.founded.run_file.read_text()
     certificate = door.founded.operator.certificate.read_bytes()
-    signed = sign_run(text, door.founded.app, new_key(), certificate)
+    signed = sign_run(text, door.founded.app, new_key(), certificate, ["hospital-a"])
     body = {**signed.fields(), "app": base64.b64encode(door.founded.app).decode()}
     with OperatorClient(door.founded.operator) as client, pytest.raises(Exception, match="does not verify"):
         client._call("POST", "runs", body)

@@ -30,7 +30,7 @@ class Hub:
         self.ops = place.founded.member("ops", Role.OPERATOR)
         place.founded.refresh()
         place.manifest = place.founded.authority.manifest()
-        self.signed = sign_run(run_text, APP, self.ops.private_key(), self.ops.certificate.read_bytes())
+        self.signed = sign_run(run_text, APP, self.ops.private_key(), self.ops.certificate.read_bytes(), ["silo-a"])
         self.app, self.content = APP, CONTENT
         self.said: dict[str, Any] = {"app": app_digest(APP)}
         self.ran: dict[str, Any] = {"digest": self.signed.digest}
@@ -108,7 +108,7 @@ def test_an_app_or_a_run_that_the_passport_does_not_name_is_not_run(
         hub.app = b"another app"
     else:
         text = hub.signed.text.replace("seed", "# seed") + "# changed\n"
-        hub.signed = sign_run(text, APP, hub.ops.private_key(), hub.ops.certificate.read_bytes())
+        hub.signed = sign_run(text, APP, hub.ops.private_key(), hub.ops.certificate.read_bytes(), ["silo-a"])
     with pytest.raises(IdentityError, match=r"got (app|run) sha256:\w+, expected sha256:\w+, of which the passport"):
         write_keras(hub, hub.ops, "r-1", fetched, tmp_path / "model.keras")
     assert started == []

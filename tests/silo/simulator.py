@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,12 @@ from federation.receipts import (
     sign_receipt,
     step_of,
 )
-from federation.run import SignedRun, app_digest, sign_run
+from federation.run import SignedRun, app_digest, load_run, sign_run
+from federation.statistics.document import load_statistics
 from federation.statistics.normalization import normalization_digest
+from federation.submission import DEFAULT_VALIDITY
 from federation.wire import EVIDENCE, Envelope, Kind, Weights, weights_digest
+from policies.errors import PolicyError
 from silo.channel import ChannelError, Frame, payload_of, receive, send
 from silo.gate.fleet import Task
 from silo.gate.handler import Handler, Parts
@@ -110,9 +114,28 @@ class Consortium:
     def manifest(self) -> SignedManifest:
         return self.editions[-1]
 
-    def sign(self, text: str = RUN, app: bytes = APP, member: str = "operator") -> SignedRun:
+    def sign(
+        self,
+        text: str = RUN,
+        app: bytes = APP,
+        member: str = "operator",
+        silos: Sequence[str] | None = None,
+        validity: timedelta = DEFAULT_VALIDITY,
+        now: datetime | None = None,
+    ) -> SignedRun:
+        """A new submission, to the silos that the text names unless others are given."""
         home = self.homes[member]
-        return sign_run(text, app, home.private_key(), home.certificate.read_bytes())
+        names = self.silos_of(text) if silos is None else silos
+        return sign_run(text, app, home.private_key(), home.certificate.read_bytes(), names, validity, now)
+
+    def silos_of(self, text: str) -> list[str]:
+        """The silos that a run or a question for statistics is for: all where it cannot be read."""
+        try:
+            chosen = (load_statistics if "kind: Statistics" in text else load_run)(text).model.silos
+        except PolicyError:
+            chosen = "all"
+        every = [member.name for member in self.manifest.federation.with_role(Role.SILO)]
+        return every if chosen == "all" else list(chosen)
 
 
 def found_consortium(directory: Path, others: Sequence[str] = ("hospital-b",)) -> Consortium:
@@ -266,7 +289,7 @@ class GateBench:
         self.node = FakeNode()
         self.workers: list[PlayedWorker] = []
         self.run = "run-1"
-        self.signed = self.consortium.sign()
+        self.submitted: dict[tuple[str, str, bytes], SignedRun] = {}
         self.receipt: Any = None
         self.links: dict[int, str] = {}
         self.published: dict[int, str] = {}
@@ -275,6 +298,7 @@ class GateBench:
         self.said: list[str] = []
         self.history = History()
         self.serve_policy(POLICY)
+        self.signed = self.consortium.sign()
         self._messages = 0
 
     def serve_policy(self, text: str, **parts: Any) -> None:
@@ -336,9 +360,8 @@ class GateBench:
     @property
     def silos(self) -> list[str]:
         """The silos of the run."""
-        silos = self.signed.document().model.silos
         members = [member.name for member in self.consortium.manifest.federation.with_role(Role.SILO)]
-        return [name for name in members if silos == "all" or name in silos]
+        return [name for name in members if name in self.signed.submission.silos]
 
     def shown(self, step: int) -> Shown:
         """What an honest coordinator shows before a step: every silo that was not lost took what was published."""
@@ -413,14 +436,28 @@ class GateBench:
         self.node.envelopes[message_id] = envelope
         task = Task(kind, flower_run, message_id, None, None)  # type: ignore[arg-type]
         answer = self.handler.handle(task)
+        known = self.history.admissions.by_label
+        self.submitted = {
+            key: signed
+            for key, signed in self.submitted.items()
+            if key[0] in known and known[key[0]].run_digest == signed.digest
+        }
         config = dict(answer.config)
         self.answered = str(config.pop(EVIDENCE))
         self.receipt = config.pop(RECEIPT, None)
-        progress = self.history.of(self.run, self.signed.digest)
+        progress = self.history.of(self.signed.digest)
         if progress is not None and self.published.keys() <= progress.taken.keys():
             self.links = {**self.published, **self.links}  # an honest coordinator goes on from what was taken
         self.hub.take(SILO, self.answered)
         return replace(answer, config=config)
+
+    def submission(self, signed: SignedRun | None = None, run_id: str = "run-1") -> SignedRun:
+        """What is shown of a run under an id: what was admitted under it, where the same text and app are signed again.
+
+        So a test that signs twice for one id asks about one run; under another id it is another submission.
+        """
+        signed = signed or self.consortium.sign(now=self.handler._parts.now())
+        return self.submitted.setdefault((run_id, signed.content_digest, signed.operator_certificate), signed)
 
     def question(self, signed: SignedRun | None = None, **changes: str) -> Envelope:
         """The coordinator's question whether a run is admitted."""
@@ -430,13 +467,13 @@ class GateBench:
                 "run_id": "run-1",
                 "manifest": manifest.document.text,
                 "manifest_signature": manifest.signature,
-                **(signed or self.consortium.sign()).fields(),
+                **self.submission(signed, changes.get("run_id", "run-1")).fields(),
                 **changes,
             }
         )
 
     def admit(self, signed: SignedRun | None = None, flower_run: int = FLOWER_RUN, **changes: str) -> Envelope:
-        signed = signed or self.consortium.sign()
+        signed = self.submission(signed, changes.get("run_id", "run-1"))
         answer = self.ask(Kind.ADMIT, self.question(signed, **changes), flower_run)
         if answer.config.get("status") == "admitted":
             run = changes.get("run_id", "run-1")

@@ -130,7 +130,7 @@ def test_a_gate_that_ended_before_its_reply_was_recorded_goes_on_with_the_same_b
     ask(controlled, 1)
     ask(controlled, 2, 1)
     restart(controlled)
-    controlled.history.progress["run-1"].last_round = 1  # as if the entry of round 2 had not been written
+    controlled.history.admissions.by_label["run-1"].last_round = 1  # as if the entry of round 2 had not been written
     admit(controlled)
     assert ask(controlled, 2, 1).config["status"] == "ok"
     ask(controlled, 3, 2)
@@ -175,7 +175,7 @@ def test_a_silo_without_the_control_variate_that_is_counted_takes_no_part(contro
 def test_a_control_variate_of_another_run_is_none(controlled: GateBench) -> None:
     ask(controlled, 1)
     path = controlled.directory / "replies" / "control-00000001.f32"
-    path.write_bytes(path.read_bytes().replace(b'"run-1"', b'"run-2"'))
+    path.write_bytes(path.read_bytes().replace(controlled.signed.digest.encode(), b"sha256:" + b"7" * 64))
     assert refused(ask(controlled, 2, 1)) == "control.state"
 
 

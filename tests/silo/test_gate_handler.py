@@ -119,6 +119,7 @@ def test_what_an_admission_binds_is_in_its_entry(bench: GateBench, consortium: C
     admit, view = bench.state().entries
     assert admit["detail"] == {
         "run_digest": signed.digest,
+        "not_after": signed.submission.not_after.isoformat(),
         "app": app_digest(APP),
         "purpose": "HMB",
         "dataset": "heart",
@@ -210,7 +211,7 @@ def _tampered(bench: GateBench, foreign: Consortium) -> dict[str, dict[str, Any]
         "a run changed after signing": {"run": RUN.replace("rounds: 3", "rounds: 4")},
         "an approved app under another's signature": {
             **consortium.sign(app=b"another").fields(),
-            "app_digest": good.app_digest,
+            "submission": good.submission.dump(),
         },
         "an older manifest": {"manifest": older.document.text, "manifest_signature": older.signature},
         "a foreign manifest": {
@@ -255,7 +256,7 @@ def test_a_signed_run_with_an_unknown_field_is_refused(bench: GateBench) -> None
     assert worker.asked == []
 
 
-@pytest.mark.parametrize("missing", ["run_id", "run", "signature", "app_digest", "operator", "manifest"])
+@pytest.mark.parametrize("missing", ["run_id", "run", "signature", "submission", "operator", "manifest"])
 def test_a_question_without_one_of_its_fields_fails(bench: GateBench, missing: str) -> None:
     worker = bench.work()
     question = bench.question()

@@ -196,6 +196,8 @@ def test_killed_at_any_moment_it_never_counts_less_than_was_released(path: Path)
 
 # -- what a policy is told
 
+RUN_DIGEST = "sha256:" + "1" * 64
+OWN = replace(DEBIT, submission=RUN_DIGEST)
 PLAN = Plan(Mechanism(0.1, 1.1, 20), 3, 0.5, 1e-5)
 DELTA = 1e-6
 
@@ -205,7 +207,7 @@ def entries(*debits: Debit) -> list[Entry]:
 
 
 def test_a_first_run_has_spent_its_own_plan():
-    facts = privacy_facts(PLAN, "run-1", "heart", [], NOW, DELTA)
+    facts = privacy_facts(PLAN, RUN_DIGEST, "heart", [], NOW, DELTA)
     assert (facts.mode, facts.clip_norm, facts.noise_multiplier, facts.delta) == ("example_dp", 0.5, 1.1, DELTA)
     assert facts.epsilon == facts.spent == epsilon_of([PLAN.whole], DELTA)
 
@@ -215,20 +217,20 @@ def test_what_others_spent_in_the_window_is_composed_with_it():
     old = replace(other, time=NOW - timedelta(days=400))
     elsewhere = replace(other, dataset="lung")
     since = NOW - timedelta(days=365)
-    facts = privacy_facts(PLAN, "run-1", "heart", entries(old, other, elsewhere), since, DELTA)
+    facts = privacy_facts(PLAN, RUN_DIGEST, "heart", entries(old, other, elsewhere), since, DELTA)
     assert facts.spent == epsilon_of([other.mechanism, PLAN.whole], DELTA)
     assert facts.epsilon < facts.spent < facts.epsilon + epsilon_of([other.mechanism], DELTA)
 
 
 def test_the_rounds_of_this_run_are_counted_once():
-    rounds = [replace(DEBIT, round=number) for number in (1, 2)]
-    with_two = privacy_facts(PLAN, "run-1", "heart", entries(*rounds), NOW - timedelta(days=1), DELTA)
-    assert with_two == privacy_facts(PLAN, "run-1", "heart", [], NOW, DELTA)
+    rounds = [replace(OWN, round=number) for number in (1, 2)]
+    with_two = privacy_facts(PLAN, RUN_DIGEST, "heart", entries(*rounds), NOW - timedelta(days=1), DELTA)
+    assert with_two == privacy_facts(PLAN, RUN_DIGEST, "heart", [], NOW, DELTA)
 
 
 def test_a_run_that_spent_more_than_its_plan_counts_for_what_it_spent():
-    rounds = [replace(DEBIT, round=number) for number in (1, 2, 1, 2, 3)]
-    facts = privacy_facts(PLAN, "run-1", "heart", entries(*rounds), NOW - timedelta(days=1), DELTA)
+    rounds = [replace(OWN, round=number) for number in (1, 2, 1, 2, 3)]
+    facts = privacy_facts(PLAN, RUN_DIGEST, "heart", entries(*rounds), NOW - timedelta(days=1), DELTA)
     assert facts.spent == facts.epsilon == epsilon_of([Mechanism(0.1, 1.1, 100)], DELTA)
 
 

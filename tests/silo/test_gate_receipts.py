@@ -160,7 +160,7 @@ def test_a_gate_remembers_what_it_took_from_its_log(taking_part: GateBench) -> N
     bench.handler = bench.make_handler()
     bench.work()
     assert bench.admit().config["status"] == "admitted"
-    assert bench.history.of("run-1", bench.signed.digest).taken.keys() == {1}  # type: ignore[union-attr]
+    assert bench.history.of(bench.signed.digest).taken.keys() == {1}  # type: ignore[union-attr]
     other = element("round.begin", 1, weights_digest(OTHER), {})
     start = beginning("run-1", bench.signed.digest)
     shown = Shown(0, start, (other,), {PEER: signed_by(bench, PEER, 1, (other,))})

@@ -39,7 +39,7 @@ class Desk:
         known = {name: key.public_key() for name, key in self.keys.items()}
         bench.serve_policy(FOUR_EYES, approvals=Approvals(self.directory, known))
         bench.work()
-        self.run = bench.consortium.sign()
+        self.run = bench.submission()
         question = bench.question(self.run)
         answer = bench.ask(Kind.ADMIT, Envelope({**question.config, "release_asked": True}))
         assert (answer.config["status"], answer.config.get("release")) == ("admitted", True)

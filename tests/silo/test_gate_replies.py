@@ -84,13 +84,15 @@ def test_a_second_model_for_a_round_is_refused(kept: GateBench, *, restarted: bo
     assert kept.round(2, OTHER).config["status"] == "ok"
 
 
-def test_a_run_of_another_text_under_the_same_id_is_a_new_one(kept: GateBench) -> None:
+def test_a_run_of_another_text_is_a_new_one_and_needs_an_id_of_its_own(kept: GateBench) -> None:
     noisy(kept)
     kept.admit()
     kept.round(1)
     restart(kept)
     noisy(kept)
-    assert kept.admit(kept.consortium.sign(RUN.replace("mu: 0.1", "mu: 0.2"))).config["status"] == "admitted"
+    other = kept.consortium.sign(RUN.replace("mu: 0.1", "mu: 0.2"))
+    assert kept.admit(other).config["rule"] == "run.label"
+    assert kept.admit(other, run_id="run-2").config["status"] == "admitted"
     assert kept.history.uses.total() == 2
     assert not list((kept.directory / "replies").iterdir())
 
@@ -131,7 +133,7 @@ def test_a_debit_pays_for_a_round_that_was_not_released_but_for_none_of_another_
     assert [entry.debit.round for entry in kept.ledger.entries] == [1]
     restart(kept)
     noisy(kept)
-    kept.admit(kept.consortium.sign(PRIVATE.replace("mu: 0.1", "mu: 0.2")))
+    kept.admit(kept.consortium.sign(PRIVATE.replace("mu: 0.1", "mu: 0.2")), run_id="run-2")
     assert kept.round(1).config["status"] == "ok"
     assert [entry.debit.round for entry in kept.ledger.entries] == [1, 1]
 
@@ -149,7 +151,7 @@ def test_an_evaluation_is_answered_again_after_the_run_was_left(kept: GateBench)
 
 
 def question(number: int) -> Question:
-    return Question("run-1", "sha256:1", "train", number, "sha256:2")
+    return Question("sha256:1", "train", number, "sha256:2")
 
 
 def test_kept_replies_are_private_few_and_whole(tmp_path: Path) -> None:
@@ -161,6 +163,6 @@ def test_kept_replies_are_private_few_and_whole(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     assert (tmp_path / "replies").stat().st_mode & 0o777 == 0o700
     assert replies.find(question(8)) is not None
-    assert replies.find(Question("run-1", "sha256:1", "train", 8, "sha256:3")) is None
+    assert replies.find(Question("sha256:1", "train", 8, "sha256:3")) is None
     files[-1].write_bytes(files[-1].read_bytes()[:-1])
     assert replies.find(question(8)) is None

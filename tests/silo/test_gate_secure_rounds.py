@@ -113,7 +113,7 @@ class Sum:
 
     @property
     def place(self) -> Place:
-        return Place(self.bench.consortium.sign(self.run).digest, self.run_id, self.round)
+        return Place(self.bench.consortium.sign(self.run).content_digest, self.run_id, self.round)
 
     def ask(self, kind: str, **fields: str | int) -> Envelope:
         return self.bench.ask(kind, Envelope({"round": self.round, **fields}))
@@ -384,17 +384,18 @@ def test_another_sum_of_an_opened_round_is_refused(gate: GateBench) -> None:
         (ALL, INITIAL, False),
     ],
 )
-def test_another_sum_of_the_same_signed_run_under_another_id_is_refused(
+def test_another_sum_of_the_same_run_is_refused_also_where_it_is_signed_again(
     gate: GateBench, silos: tuple[str, ...], model: Weights, *, refused: bool
 ) -> None:
-    """A coordinator that submits a signed run once more gets the same updates, and wants them without one silo."""
+    """A run that is submitted once more gives the same updates, and a coordinator wants them without one silo."""
     admit(gate)
     gate.round(1)
     Sum(gate).to("unmasked")
     gate.link.drop()
     gate.work(train=lambda frame: trained(frame.weights() + CHANGE))
-    signed = gate.consortium.sign(SECURE)
-    assert gate.admit(signed, run_id="run-2").config["status"] == "admitted"
+    assert rule(gate.admit(gate.signed, run_id="run-2")) == "run.label"
+    again = gate.consortium.sign(SECURE)
+    assert gate.admit(again, run_id="run-2").config["status"] == "admitted"
     gate.round(1, model)
     attempt = Sum(gate, silos, run_id="run-2", model=weights_digest(model)).to("masked")
     if refused:
@@ -511,7 +512,7 @@ def test_keys_are_made_for_an_update_that_was_decided_on_alone(gate: GateBench) 
 def test_an_update_that_was_kept_and_not_decided_on_is_not_masked(gate: GateBench) -> None:
     """A gate that ended between the two: the reply is on disk, and its release is not in the log."""
     admit(gate)
-    question = Question("run-1", gate.consortium.sign(SECURE).digest, Kind.TRAIN, 1, weights_digest(INITIAL))
+    question = Question(gate.signed.digest, Kind.TRAIN, 1, weights_digest(INITIAL))
     Replies(gate.directory / "replies").keep(question, Envelope({"status": "ok"}, weights=CHANGE))
     assert rule(Sum(gate).keys()) == "secure.state"
 

@@ -12,7 +12,8 @@ import pytest
 
 from federation.errors import ManifestError, WireError
 from federation.identity import Peer, Role
-from federation.run import Run, app_digest, load_run
+from federation.run import Run, SignedRun, app_digest, load_run
+from federation.submission import submission_of
 from policies.decision import Decision
 from policies.model import load_policy
 from silo.gate.session import (
@@ -31,6 +32,9 @@ NOW = datetime(2026, 11, 20, tzinfo=UTC)
 OPERATOR = Peer("heart.example", Role.OPERATOR, "operator", b"")
 POLICY_DOCUMENT = load_policy(POLICY, source="policy.yaml")
 METRICS = {"loss": 0.5, "auc": 0.75}
+BOTH = ("hospital-b", SILO)
+SUBMISSION = submission_of(("sha256:" + "1" * 64, app_digest(APP)), OPERATOR, BOTH, now=NOW)
+SIGNED = SignedRun(RUN, SUBMISSION, b"", b"")
 
 
 def _run(**changes: Any) -> Run:
@@ -47,14 +51,14 @@ def _session(**changes: Any) -> Session:
         "values": 4,
         "initial_digest": "",
     }
-    return Session("run-1", 7, _run(), OPERATOR, RUN, APP, Prepared(**{**facts, **changes}))
+    return Session("run-1", 7, _run(), OPERATOR, SIGNED, APP, Prepared(**{**facts, **changes}))
 
 
 # -- parties
 
 
-def _parties(consortium: Consortium, **changes: Any) -> list[tuple[str, str, str]]:
-    parties = parties_of(consortium.manifest.federation, _run(**changes), OPERATOR)
+def _parties(consortium: Consortium, silos: tuple[str, ...] = BOTH) -> list[tuple[str, str, str]]:
+    parties = parties_of(consortium.manifest.federation, silos, OPERATOR)
     return [(party.name, party.role, party.country) for party in parties]
 
 
@@ -74,14 +78,14 @@ def test_the_parties_of_a_run_are_everyone_who_takes_part(consortium: Consortium
 )
 def test_a_run_of_someone_who_is_no_operator_has_no_parties(consortium: Consortium, name: str, problem: str) -> None:
     with pytest.raises(ManifestError, match=problem):
-        parties_of(consortium.manifest.federation, _run(), replace(OPERATOR, name=name))
+        parties_of(consortium.manifest.federation, BOTH, replace(OPERATOR, name=name))
 
 
 def test_a_federation_without_a_coordinator_has_no_parties(consortium: Consortium) -> None:
     with pytest.raises(ManifestError, match="0 coordinators"):
         parties_of(consortium.editions[0].federation.model_copy(update={
             "members": tuple(m for m in consortium.manifest.federation.members if m.role is not Role.COORDINATOR)
-        }), _run(), OPERATOR)  # fmt: skip
+        }), BOTH, OPERATOR)  # fmt: skip
 
 
 # -- admission
@@ -90,7 +94,7 @@ def test_a_federation_without_a_coordinator_has_no_parties(consortium: Consortiu
 def _admission(consortium: Consortium, run: Run | None = None, **changes: Any) -> Decision:
     facts: dict[str, Any] = {"app_digest": app_digest(APP), "silo": SILO, "now": NOW, **changes}
     run = run or _run()
-    parties = facts.pop("parties", None) or parties_of(consortium.manifest.federation, run, OPERATOR)
+    parties = facts.pop("parties", None) or parties_of(consortium.manifest.federation, BOTH, OPERATOR)
     return decide_admission(POLICY_DOCUMENT, run, parties=parties, **facts)
 
 
@@ -108,7 +112,6 @@ def test_the_run_is_admitted(consortium: Consortium) -> None:
         ({"label": _run().label.model_copy(update={"column": "address"})}, "datasets.columns"),
         ({"strategy": _run().strategy.model_copy(update={"rounds": 11})}, "runs.max_rounds"),
         ({"metrics": ("loss", "accuracy")}, "egress.metrics.allow"),
-        ({"silos": ("hospital-b",)}, "residency.silo"),
     ],
 )
 def test_a_fact_of_the_run_that_the_policy_does_not_allow(
@@ -119,9 +122,11 @@ def test_a_fact_of_the_run_that_the_policy_does_not_allow(
 
 
 def test_other_facts_of_admission(consortium: Consortium) -> None:
-    parties = parties_of(consortium.manifest.federation, _run(), OPERATOR)
+    parties = parties_of(consortium.manifest.federation, BOTH, OPERATOR)
     abroad = tuple(replace(party, country="US") if party.role == "coordinator" else party for party in parties)
+    without = parties_of(consortium.manifest.federation, ("hospital-b",), OPERATOR)
     for changes, rule in (
+        ({"parties": without}, "residency.silo"),
         ({"app_digest": app_digest(b"another")}, "apps.allow"),
         ({"parties": abroad}, "residency.destinations"),
         ({"silo": "hospital-b"}, "residency.silo"),

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from federation.errors import BundleError, ConcordatError, IdentityError, UsageError
 from federation.identity import load_private_key, new_key, public_key_pem, save_private_key
 from federation.limits import LIMITS
-from federation.run import SignedRun, app_digest
+from federation.run import app_digest, content_digest
 from federation.signed_policy import load_active_policy, sign_policy, signature_path
 from policies.errors import PolicyError
 from policies.model import load_policy
@@ -87,7 +87,7 @@ class Desk:
     def subject(self) -> approvals.Subject:
         digest = app_digest(self.bundle.read_bytes())
         policy = load_policy(self.active)
-        run = SignedRun(self.run.read_text(), digest, b"", b"").digest
+        run = content_digest(self.run.read_text(), digest)
         return approvals.Subject(digest, run, policy.digest, approvals.dataset_contract(policy, "heart"))
 
     def counted(self, **changes: str) -> approvals.Counted:

@@ -34,7 +34,7 @@ def approve(bench: GateBench, directory: Path, reviewer: str, key: ec.EllipticCu
     """An approval of the bench's run and app under its policy."""
     signed, policy = bench.consortium.sign(text), load_policy(REVIEWED)
     subject = approvals.Subject(
-        signed.app_digest, signed.digest, policy.digest, approvals.dataset_contract(policy, "heart")
+        signed.app_digest, signed.content_digest, policy.digest, approvals.dataset_contract(policy, "heart")
     )
     path = directory / f"{reviewer}.approval.yaml"
     path.write_text(approvals.approve(subject, reviewer, ["carl"], key, NOW))
