@@ -11,10 +11,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from audit.errors import VerificationError
 from audit.limits import LIMITS
-from audit.note import Note, VerifierKey, encode_base64, open_checkpoint, parse_note, verifier_key
+from audit.note import (
+    Checkpoint,
+    Note,
+    VerifierKey,
+    encode_base64,
+    open_checkpoint,
+    parse_note,
+    parse_signature,
+    verifier_key,
+)
 
 COSIGNATURE = b"\x04"  # the signature type of C2SP signed-note
-_MAX_SECONDS = 2**63 - 1
+_MAX_SECONDS = 253402300799  # the last of the year 9999, which every calendar can tell
 
 
 @dataclass(frozen=True)
@@ -26,8 +35,12 @@ class Cosigned:
     witnesses: dict[str, int]
 
     def age(self, now: float) -> float:
-        """Seconds since the latest cosignature; infinite without one."""
-        return now - max(self.witnesses.values()) if self.witnesses else float("inf")
+        """Seconds since the witnesses cosigned, by the middle one of their clocks; infinite without a cosignature.
+
+        The latest would be the word of any one of them, who could date it into the future.
+        """
+        times = sorted(self.witnesses.values())
+        return max(0.0, now - times[len(times) // 2]) if times else float("inf")
 
 
 def cosigner_id(key: VerifierKey) -> bytes:
@@ -74,19 +87,50 @@ def cosigned(data: bytes, log: VerifierKey, witnesses: Iterable[VerifierKey]) ->
     return Cosigned(checkpoint.size, checkpoint.root, found)
 
 
+class Countersigned:
+    """A note, and the lines that witnesses send for it: one of each witness, and no more than `most` in all."""
+
+    def __init__(self, note: str, most: int = LIMITS.note_signatures) -> None:
+        parsed = parse_note(note.encode())
+        self._text, self._most = parsed.text, most
+        self._lines = {
+            signature[:2]: line for signature, line in zip(parsed.signatures, _lines(note), strict=True)
+        }  # the last of each signer
+        self.size = Checkpoint.parse(parsed.text).size
+
+    @property
+    def note(self) -> str:
+        """The note with all of its lines."""
+        return self._text + "\n" + "".join(f"{line}\n" for line in self._lines.values())
+
+    @property
+    def signers(self) -> int:
+        """How many signed, the log itself included."""
+        return len(self._lines)
+
+    def add(self, line: str, witness: VerifierKey) -> None:
+        """Take a line that this witness signed, in place of its older one; one too many is left out.
+
+        Raises VerificationError for any other line, so that nobody puts a line there in another's name.
+        """
+        signature = parse_signature(line)
+        cosigned_at(Note(self._text, (signature,)), witness)
+        if signature[:2] in self._lines or len(self._lines) < self._most:
+            self._lines[signature[:2]] = line
+
+
 def with_signature(note: str, line: str) -> str:
     """The note with one more signature line; an older line of the same key is left out."""
-    text, _, tail = note.rpartition("\n\n")
-    (new,) = parse_note(f"x\n\n{line}\n".encode()).signatures
-    kept = [old for old in tail.split("\n")[:-1] if _signer(old) != new[:2]]
+    text, _, _ = note.rpartition("\n\n")
+    new = parse_signature(line)
+    kept = [old for old in _lines(note) if parse_signature(old)[:2] != new[:2]]
     if len(kept) >= LIMITS.note_signatures:
         raise VerificationError(f"got more signature lines than the {LIMITS.note_signatures} that a note may have")
     return text + "\n\n" + "".join(f"{one}\n" for one in [*kept, line])
 
 
-def _signer(line: str) -> tuple[str, bytes]:
-    (signature,) = parse_note(f"x\n\n{line}\n".encode()).signatures
-    return signature[:2]
+def _lines(note: str) -> list[str]:
+    return note.rpartition("\n\n")[2].split("\n")[:-1]
 
 
 def _message(text: str, seconds: int) -> bytes:

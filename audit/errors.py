@@ -36,7 +36,10 @@ class AuditEventError(AuditError):
 
 
 class AuditWriteError(AuditError):
-    """An event could not be recorded durably. The log refuses further appends until it is opened again."""
+    """An event could not be recorded durably. The log refuses further appends until it is opened again.
+
+    It stays usable where the thread that was to write the event was interrupted before it began to.
+    """
 
 
 class AuditTampered(AuditWriteError):  # noqa: N818  named by what was found

@@ -25,6 +25,10 @@ class Told:
         known = None if self.acknowledged is None else self.acknowledged.to_json()
         return {"statement": self.statement.to_json(), "acknowledged": known}
 
+    def dump(self) -> str:
+        """As text."""
+        return _dump(self.to_json())
+
     @staticmethod
     def from_json(data: object) -> Told:
         """Read one back without verifying it; raises VerificationError."""
@@ -115,18 +119,18 @@ def _cosignature(data: object) -> Cosignature:
     match data:
         case [str() as origin, int() as size, str() as line]:
             return Cosignature(expect_text(origin), _number(size), expect_text(line))
-    raise VerificationError(f"got {str(data)[:60]}, expected origin, size and line of a cosignature")
+    raise VerificationError(f"got {repr(data)[:60]}, expected origin, size and line of a cosignature")
 
 
 def _list(value: object) -> list[object]:
     if not isinstance(value, list) or len(value) > LIMITS.gossip_items:
-        raise VerificationError(f"got {str(value)[:60]}, expected a list of at most {LIMITS.gossip_items}")
+        raise VerificationError(f"got {repr(value)[:60]}, expected a list of at most {LIMITS.gossip_items}")
     return value
 
 
 def _number(value: object) -> int:
     if type(value) is not int or not 0 <= value <= LIMITS.tree_size:
-        raise VerificationError(f"got {str(value)[:40]}, expected the size of a tree")
+        raise VerificationError(f"got {repr(value)[:40]}, expected the size of a tree")
     return value
 
 

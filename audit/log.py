@@ -60,7 +60,7 @@ class _Request:
         self.numbers: list[int] = []
         self.lines: list[bytes] = []
         self.error: AuditError | None = None
-        self.done = self.leads = False
+        self.recorded = self.done = self.leads = False
         self.wake = threading.Lock()
         self.wake.acquire()
 
@@ -100,6 +100,7 @@ class AuditLog:
         self._mutex, self._pid = threading.Lock(), os.getpid()
         self._queue, self._led = threading.Lock(), False  # whether some thread writes for those that wait
         self._waiting: deque[_Request] = deque()
+        self._group: list[_Request] = []  # those that the leader took from the queue, and which wait for its write
         self._gathering: _Request | None = None  # the leader that waits for others to join its group
         self._last_group, self._last_seconds, self._last_done = 1, 0.0, float("-inf")
         self._refusal: str | None = None  # why nothing more can be appended
@@ -242,13 +243,8 @@ class AuditLog:
     def _submit(self, events: Sequence[Event]) -> _Request:
         """Have the events written: one thread leads and writes for all that wait, then the first of those leads."""
         request = _Request(events)
-        with self._queue:
-            self._waiting.append(request)
-            request.leads, self._led = not self._led, True
-            if self._gathering is not None and len(self._waiting) >= self._last_group:
-                self._gathering.wake.release()
-                self._gathering = None
         try:
+            self._enqueue(request)
             if not request.leads:
                 request.wake.acquire()
             if request.leads:
@@ -258,9 +254,18 @@ class AuditLog:
                         self._commit(self._next_group())
         finally:
             self._hand_over(request)
-        if request.error is not None:
-            raise type(request.error)(*request.error.args) from request.error
+        if not request.recorded:
+            error = request.error or self._interrupted()
+            raise type(error)(*error.args) from error
         return request
+
+    def _enqueue(self, request: _Request) -> None:
+        with self._queue:
+            self._waiting.append(request)
+            request.leads, self._led = not self._led, True
+            if self._gathering is not None and len(self._waiting) >= self._last_group:
+                self._gathering.wake.release()
+                self._gathering = None
 
     def _gather(self, request: _Request) -> None:
         """Let those that the last group was written for join the next one, where they come back at once.
@@ -284,45 +289,61 @@ class AuditLog:
             if request in self._waiting:  # interrupted before its turn
                 self._waiting.remove(request)
             if request.leads:
+                self._settle()
                 self._led = bool(self._waiting)
                 if self._led:
                     self._waiting[0].leads = True
                     self._waiting[0].wake.release()
 
     def _next_group(self) -> list[_Request]:
-        group: list[_Request] = []
         count = 0
         with self._queue:
             while self._waiting and count < GROUP_EVENTS:
-                group.append(self._waiting.popleft())
-                count += len(group[-1].events)
-        return group
+                self._group.append(self._waiting[0])
+                count += len(self._waiting.popleft().events)
+        return self._group
+
+    def _settle(self) -> None:
+        """Wake all of the group. One whose write did not come to its end is not recorded, whatever interrupted it."""
+        while self._group:
+            request = self._group[-1]
+            request.done = True
+            if not request.leads and request.wake.locked():  # not where this was interrupted and is done once more
+                request.wake.release()
+            self._group.pop()
 
     def _commit(self, group: list[_Request]) -> None:
-        """Write one group; each request is done when this returns, in whatever way."""
+        """Write one group; each request is done when this returns, in whatever way, and recorded only by a whole write.
+
+        Anything but an AuditError is the leader's own and goes on to its caller; the others learn that they were
+        interrupted.
+        """
         began = time.monotonic()
         try:
             self._check_usable()
-            batch = Batch(self._tree, self._last_time)
             times = [[self._clock() for _ in request.events] for request in group]
+            self._refusal = (
+                _INTERRUPTED  # cleared last, so that whatever interrupts us in between leaves the log closed
+            )
+            batch = Batch(self._tree, self._last_time)
             self._rotate(batch, next((time for each in times for time in each), None))
             for request, each in zip(group, times, strict=True):
                 self._encode(batch, request, each)
             if any(request.numbers for request in group):
                 self._write_or_refuse(batch, [event for request in group for event in request.events])
+            for request in group:
+                request.recorded = request.error is None
+            self._refusal = None
         except AuditError as error:
             for request in group:
                 request.error = request.error or error
         finally:
             self._last_group, self._last_done = len(group), time.monotonic()
             self._last_seconds = self._last_done - began
-            for request in group:
-                if not request.done:
-                    request.done = True
-                    if self._refusal == _INTERRUPTED:
-                        request.error = AuditWriteError(f"the log in {self._folder}: {_INTERRUPTED}")
-                    if not request.leads:
-                        request.wake.release()
+            self._settle()
+
+    def _interrupted(self) -> AuditWriteError:
+        return AuditWriteError(f"cannot record in {self._folder}: {_INTERRUPTED} that this one was to be written with")
 
     def _encode(self, batch: Batch, request: _Request, times: Sequence[datetime]) -> None:
         start = len(batch.lines)
@@ -339,8 +360,6 @@ class AuditLog:
             raise AuditWriteError(f"the log in {self._folder} belongs to process {self._pid}, which forked this one")
 
     def _write_or_refuse(self, batch: Batch, events: Sequence[Event]) -> None:
-        # Set first and cleared last, so that whatever interrupts us in between leaves the log closed.
-        self._refusal = _INTERRUPTED
         try:
             self._write(batch)
         except AuditTampered as error:
@@ -353,7 +372,6 @@ class AuditLog:
             raise AuditWriteError(
                 f"cannot record in {self._folder}: {error.strerror or error}; mend it and open it again"
             ) from error
-        self._refusal = None
 
     def _write(self, batch: Batch) -> None:
         self._live.check()

@@ -114,7 +114,7 @@ def parse_note(data: bytes) -> Note:
     lines = tail.split("\n")
     if not blank or lines.pop() != "" or not 0 < len(lines) <= LIMITS.note_signatures:
         raise VerificationError(f"expected a text, an empty line and 1 to {LIMITS.note_signatures} signature lines")
-    return Note(text + "\n", tuple(_parse_signature(line) for line in lines))
+    return Note(text + "\n", tuple(parse_signature(line) for line in lines))
 
 
 def open_note(data: bytes, key: VerifierKey) -> str:
@@ -139,7 +139,8 @@ def open_checkpoint(data: bytes, key: VerifierKey) -> Checkpoint:
     return checkpoint
 
 
-def _parse_signature(line: str) -> tuple[str, bytes, bytes]:
+def parse_signature(line: str) -> tuple[str, bytes, bytes]:
+    """One signature line without its line feed as name, key id and signature; raises VerificationError."""
     match = _SIGNATURE_LINE.fullmatch(line)
     blob = decode_base64(match[2]) if match else b""
     if match is None or len(blob) < 5:

@@ -60,8 +60,10 @@ class Publication:
         fields = expect_object(data, {"entry", "index", "path"})
         index = fields["index"]
         if type(index) is not int or not 0 <= index <= LIMITS.tree_size:
-            raise VerificationError(f"got {str(index)[:40]} for an index, expected a number")
-        return Publication(expect_text(fields["entry"]).encode(), index, expect_hashes(fields["path"]), statement)
+            raise VerificationError(f"got {repr(index)[:40]} for an index, expected a number")
+        return Publication(
+            expect_text(fields["entry"], LIMITS.entry).encode(), index, expect_hashes(fields["path"]), statement
+        )
 
 
 def prove_publication(publication: Publication, checkpoint: Checkpoint) -> dict[str, object]:
@@ -79,14 +81,14 @@ def expect_object(data: object, names: set[str] | None) -> dict[str, object]:
     """An object with exactly these names, or with any; raises VerificationError."""
     if not isinstance(data, dict) or (names is not None and data.keys() != names):
         expected = "an object" if names is None else f"an object with {', '.join(sorted(names))}"
-        raise VerificationError(f"got {str(data)[:60]}, expected {expected}")
+        raise VerificationError(f"got {repr(data)[:60]}, expected {expected}")
     return data
 
 
-def expect_text(value: object) -> str:
-    """A text no longer than a note, which has a UTF-8 form; raises VerificationError."""
-    if not isinstance(value, str) or len(value) > LIMITS.note:
-        raise VerificationError(f"got {str(value)[:60]!r}, expected a text of at most {LIMITS.note} characters")
+def expect_text(value: object, limit: int = LIMITS.note) -> str:
+    """A text no longer than a note, or than another limit, which has a UTF-8 form; raises VerificationError."""
+    if not isinstance(value, str) or len(value) > limit:
+        raise VerificationError(f"got {repr(value)[:60]}, expected a text of at most {limit} characters")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -97,7 +99,7 @@ def expect_text(value: object) -> str:
 def expect_hashes(value: object) -> tuple[bytes, ...]:
     """A list of hashes in base64; raises VerificationError."""
     if not isinstance(value, list) or len(value) > LIMITS.proof:
-        raise VerificationError(f"got {str(value)[:60]}, expected a list of at most {LIMITS.proof} hashes")
+        raise VerificationError(f"got {repr(value)[:60]}, expected a list of at most {LIMITS.proof} hashes")
     return tuple(decode_base64(expect_text(item)) for item in value)
 
 

@@ -20,7 +20,7 @@ from audit.rollback import acknowledges
 from audit.statement import Publication, Statement
 from audit.store import make_directory, replace_file
 
-MAX_FILE_NAME = 200
+MAX_FILE_NAME = 250  # a file system takes 255, of which .tmp takes four
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,9 @@ class Witnessing:
 
     def use(self, federation: Federation) -> None:
         """Take the members' keys from a newer manifest."""
-        self._federation = federation
-        log = federation.coordinator.log
+        log, members = federation.coordinator.log, federation.with_role(Role.SILO)
         self._coordinator = None if log is None else parse_vkey(log)
+        self._silos = {key.name: key for key in (parse_vkey(member.log) for member in members if member.log)}
 
     def hear(self, text: object) -> None:
         """Take in what a message says of logs.
@@ -122,8 +122,9 @@ class Witnessing:
             return None
 
     def clock_skew(self) -> float | None:
-        """How far, in seconds, this clock is at least from that of a member that cosigned last; None before one did.
+        """How far, in seconds, this clock is at least from those of members that cosigned last; None before one did.
 
+        Of several members it is the middle distance, so that no single one can say that every other clock is wrong.
         A cosignature is made after its checkpoint was sent and before it is back: what its time lies outside of that,
         the two clocks differ.
         """
@@ -140,11 +141,11 @@ class Witnessing:
         if sent is not None and found.witnesses and found.size >= self._compared:
             self._compared = found.size
             # A cosignature tells whole seconds, so it may have been made up to one later.
-            apart = (max(sent - (seconds + 1), seconds - back, 0.0) for seconds in found.witnesses.values())
-            self._skew = max(apart)
+            apart = sorted(max(sent - (seconds + 1), seconds - back, 0.0) for seconds in found.witnesses.values())
+            self._skew = apart[len(apart) // 2]
 
     def _witnesses(self) -> list[VerifierKey]:
-        return [*self._keys().values(), *([self._coordinator] if self._coordinator else [])]
+        return [*self._silos.values(), *([self._coordinator] if self._coordinator else [])]
 
     @property
     def _seen(self) -> Seen | None:
@@ -159,7 +160,7 @@ class Witnessing:
 
     def _peer(self, told: Told) -> None:
         origin = _origin(told.statement.checkpoint)
-        key = self._keys().get(origin)
+        key = self._silos.get(origin)
         if key is None or origin == self._log.origin:
             return
         try:
@@ -176,10 +177,6 @@ class Witnessing:
                     reason=str(error)[:2000],
                     detail={"log": origin},
                 )
-
-    def _keys(self) -> dict[str, VerifierKey]:
-        members = self._federation.with_role(Role.SILO)
-        return {key.name: key for key in (parse_vkey(member.log) for member in members if member.log)}
 
     def _keep_cosigned(self, note: str) -> None:
         """Keep the newest checkpoint of this silo's log that others cosigned, once as many have as cosigned the last.

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.cosignature import cosign, cosigned, cosigned_at, cosigner_id, with_signature
 from audit.errors import VerificationError
+from audit.limits import LIMITS
 from audit.note import parse_note, parse_vkey, sign_note, verifier_key
 from audit.verify import check_ed25519
 
@@ -86,7 +87,6 @@ def test_a_cosignature_on_something_else_does_not_count(note: str, what: str) ->
 
 def test_a_note_has_room_for_so_many_lines(note: str) -> None:
     text = parse_note(note.encode()).text
-    for n in range(63):
-        note = with_signature(note, cosign(text, f"{NAME}/{n}", WITNESS, n))
+    note += "".join(f"{cosign(text, f'{NAME}/{n}', WITNESS, n)}\n" for n in range(LIMITS.note_signatures - 1))
     with pytest.raises(VerificationError, match="signature lines"):
         with_signature(note, cosign(text, NAME, WITNESS, 64))

@@ -38,10 +38,10 @@ function parseVkey(vkey) {
 }
 
 function openCheckpoint(note, key) {
-  const cut = text(note, "the checkpoint", 131072).lastIndexOf("\n\n");
+  const cut = text(note, "the checkpoint", 524288).lastIndexOf("\n\n");
   const body = note.slice(0, cut), lines = note.slice(cut + 2).split("\n");
   let signed = false;
-  if (cut < 0 || lines.pop() !== "" || lines.length > 64 || /[\0-\t\v-\x1f\ufffd]/.test(note)) {
+  if (cut < 0 || lines.pop() !== "" || lines.length > 1024 || /[\0-\t\v-\x1f\ufffd]/.test(note)) {
     fail("the checkpoint is not a signed note: a text, an empty line, signature lines");
   }
   for (const line of lines) {
