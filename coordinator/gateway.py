@@ -26,6 +26,7 @@ from policies.errors import PolicyError
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CONTROL_PREFIX = "/concordat/v1/control/"
 EVIDENCE_PREFIX = "/concordat/v1/evidence/"
@@ -212,6 +213,24 @@ class _Answer:
     async def __call__(self, message: dict[str, Any]) -> None:
         self.begun = True
         await self._send(message)
+
+
+def unless_unrecorded(application: Application) -> Application:
+    """The application, with 503 for an answer where it cannot record what it decides: that is no word on the peer.
+
+    Where the log refuses, the process is about to end and says why.
+    """
+
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+        answer = _Answer(send)
+        try:
+            await application(scope, receive, answer)
+        except (AuditError, OSError):
+            if answer.begun or scope["type"] != "http":
+                raise
+            await send_json(send, 503, {"error": "the coordinator cannot record what it decides"})
+
+    return answered
 
 
 def claimed_by(der: bytes | None) -> Peer | None:

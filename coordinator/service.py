@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource as limits_of_process
 import signal
 import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from audit import keys as log_keys
 from audit.entry import Decision, Event
+from audit.errors import AuditError
 from audit.heartbeat import Heartbeat
 from audit.log import utc_now
 from audit.rollback import RollbackGuard
@@ -29,7 +31,7 @@ from coordinator.enrolment import FORESEEN, Enrolment, Renewal
 from coordinator.evidence import Evidence
 from coordinator.execution import Execution
 from coordinator.executor import Executor
-from coordinator.gateway import Gateway
+from coordinator.gateway import Gateway, unless_unrecorded
 from coordinator.identities import Identities
 from coordinator.manifest_news import ManifestNews
 from coordinator.metrics import CoordinatorMetrics
@@ -149,10 +151,13 @@ class Coordinator:
         )
 
     def serve(self, on_ready: Callable[[str], None]) -> None:
-        """Serve until SIGINT or SIGTERM; every stop is recorded. Raises UsageError where the port is taken."""
+        """Serve until SIGINT or SIGTERM; every stop is recorded.
+
+        Raises UsageError where the port is taken, and ConcordatError where the log can be written no more.
+        """
         place = f"{self._host}:{self._port}"
         listeners: list[Listener] = [
-            (_listen(self._host, self._port), self._metrics.around(self._gateway), self._context)
+            (_listen(self._host, self._port), self._metrics.around(unless_unrecorded(self._gateway)), self._context)
         ]
         detail: dict[str, str | int | bool] = {"version": __version__, "address": place}
         contexts = [self._context]
@@ -163,12 +168,19 @@ class Coordinator:
             strangers = enrolment_context(self._home.certificate, self._home.key)
             contexts.append(strangers)
             interface = Enrolment(self._authority, self._identity_decision, watch.take_over)
-            listeners.append((_listen(*self._enrolment), interface, strangers))
+            listeners.append((_listen(*self._enrolment), unless_unrecorded(interface), strangers))
             detail["enrolment"] = "{}:{}".format(*self._enrolment)
         self._record("coordinator.start", detail=detail)
         server = Server(
             listeners, self._handshake_refused, lambda: on_ready(place), self._stop, self._identities.name_of
         )
+        failures: list[AuditError] = []
+
+        def end_for(error: AuditError) -> None:
+            failures.append(error)
+            server.should_exit = True
+
+        self._log.failed = end_for
         if threading.current_thread() is threading.main_thread():
             # Uvicorn raises the signal that stopped it once more; unhandled, it would end us with the stop unrecorded.
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -188,7 +200,15 @@ class Coordinator:
             self._runs.suspend()
             self._heartbeat.stop()
             self._upkeep.stop()
+            self._end(failures)
+
+    def _end(self, failures: Sequence[AuditError]) -> None:
+        """Record the stop and close the log; raises ConcordatError where the log failed before."""
+        try:
+            if failures:
+                raise ConcordatError(f"the coordinator stops, because it cannot record what it decides: {failures[0]}")
             self._record("coordinator.stop")
+        finally:
             self._log.close()
 
     # -- who belongs
@@ -386,10 +406,15 @@ class Coordinator:
         self._metrics.turned_away()
         if self._refusals.take():
             loop = asyncio.get_running_loop()
-            loop.run_in_executor(None, self._deny, None, "connection.refused", "tls", "gateway.tls", reason)
+            loop.run_in_executor(None, self._deny_aside, None, "connection.refused", "gateway.tls", reason)
 
     def _connection_cut(self, peer: Peer | None, reason: str) -> None:
-        self._deny(peer, "connection.cut", "tls", "gateway.identity", reason)
+        self._deny_aside(peer, "connection.cut", "gateway.identity", reason)
+
+    def _deny_aside(self, peer: Peer | None, action: str, rule: str, reason: str) -> None:
+        """Record a refusal that nobody waits for; where the log fails, that ends the process by itself."""
+        with contextlib.suppress(AuditError):
+            self._deny(peer, action, "tls", rule, reason)
 
     def _deny(self, peer: Peer | None, action: str, resource: str, rule: str, reason: str) -> None:
         actor = peer.uri if peer else "unidentified"

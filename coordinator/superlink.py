@@ -172,6 +172,8 @@ class SuperLink:
             request.ParseFromString(body)
         except DecodeError:
             return _error(400, "the request is not the protobuf message this call takes")
+        if self._is_of_another_process(request):
+            return _error(400, "the node is not active here, activate it first")
         http = Request({"type": "http", "headers": headers, "app": self._app, "state": {}})
         http.state.protobuf_request = request
         try:
@@ -185,6 +187,17 @@ class SuperLink:
             return _error(409, f"[{error.code}] {error.message}")
         except (ValueError, KeyError) as error:
             return _error(400, f"Flower refused the request: {error}"[:500])
+
+    def _is_of_another_process(self, request: Any) -> bool:
+        """Whether a request names a node that there is none of here.
+
+        A gate that was connected to the process before this one knows no better yet: nothing in that is to be refused.
+        """
+        if isinstance(request, fleet_pb2.ActivateNodeRequest):
+            return False
+        named = request.node.node_id if hasattr(request, "node") else request.node_id
+        with self._lock:
+            return named != 0 and named not in self._nodes.values()
 
     @staticmethod
     def is_empty_pull(response: Response) -> bool:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from audit.errors import AuditError
 from coordinator.authority import Authority
 from federation.errors import ConcordatError
 from federation.faults import attempt
@@ -82,7 +83,7 @@ class Watch:
                 self._certificate = self._edition()
                 self._reactions.certificate()
             self.take_over()
-        except (ConcordatError, PolicyError, OSError) as error:
+        except (ConcordatError, PolicyError, AuditError, OSError) as error:
             # A manifest half copied, or not signed by the authority: requests are refused until it is mended.
             self._say(f"{error}\n")
         else:

@@ -6,12 +6,14 @@ may reach it is the network policy's to say.
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import os
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -22,9 +24,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from audit.entry import Event
+from audit.errors import AuditError
 from audit.log import AuditLog
+from audit.statement import Publication
 from federation import __version__
 from federation.addresses import split_address
+from federation.crowd import Crowd, network_of
 from federation.errors import ConcordatError, UsageError
 from federation.home import Home, read_limited
 from federation.identity import load_certificate
@@ -35,22 +40,42 @@ Problems = Callable[[], Sequence[str]]
 """What keeps a process from being healthy or ready, one sentence each; empty where nothing does."""
 
 REQUEST_SECONDS = 5.0
-CONCURRENT_REQUESTS = 8
+"""How long a client may take for its request, and for each read and write."""
+ANSWER_SECONDS = 20.0
+"""How long an answer may take, its making included."""
 UNKNOWN_VALUES = 32
 
 
 class CountedLog(AuditLog):
-    """An audit log that tells an observer of each event once it is durable."""
+    """An audit log that tells an observer of each event once it is durable, and who has to know that it fails."""
 
     observer: Callable[[Event], None] | None = None
+    failed: Callable[[AuditError], None] | None = None
+    """Called by whichever thread finds that nothing more can be recorded."""
 
     def append(self, *events: Event) -> list[int]:
         """Record the events durably, then tell the observer."""
-        numbers = super().append(*events)
+        with self._watched():
+            numbers = super().append(*events)
         if self.observer is not None:
             for event in events:
                 self.observer(event)
         return numbers
+
+    def publish(self, event: Event, sizes: Iterable[int] = ()) -> Publication:
+        """Record one event and return the proof that it is in the log."""
+        with self._watched():
+            return super().publish(event, sizes)
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except AuditError as error:
+            # Not where one event was wrong: then the log takes the next one.
+            if self.failed is not None and self.health.refusal is not None:
+                self.failed(error)
+            raise
 
 
 class BoundedLabel:
@@ -136,25 +161,47 @@ class StatusServer:
 
 
 class _Server(http.server.ThreadingHTTPServer):
+    """Answers each connection in a thread, of which there are a few.
+
+    A probe has to be answered whatever others do: who says nothing leaves for it.
+    """
+
+    request_queue_size = 128
+
     def __init__(self, address: tuple[str, int], pages: dict[str, Callable[[], tuple[HTTPStatus, str, bytes]]]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.pages = pages
-        self._slots = threading.BoundedSemaphore(CONCURRENT_REQUESTS)
+        self._crowd: Crowd[socket.socket] = Crowd(LIMITS.status_requests, LIMITS.status_requests)
+        self._ends: dict[socket.socket, float] = {}
         super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread, of which there are a few and no more."""
-        if self._slots.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
+        """Answer in a thread of its own."""
+        leaving = self._crowd.enter(request, network_of(str(client_address[0])))
+        if leaving is not None:
+            _hang_up(leaving)
+        self._ends[request] = time.monotonic() + REQUEST_SECONDS
+        super().process_request(request, client_address)
+
+    def begin_answer(self, request: Any) -> None:
+        """A request is here whole: its client no longer counts as one that says nothing."""
+        self._crowd.occupy(request)
+        self._ends[request] = time.monotonic() + ANSWER_SECONDS
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Answer one request."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._slots.release()
+            self._crowd.leave(request)
+            self._ends.pop(request, None)
+
+    def service_actions(self) -> None:
+        """End what takes too long, also where a byte comes now and then."""
+        now = time.monotonic()
+        for request, end in list(self._ends.items()):
+            if now > end:
+                _hang_up(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away while it is answered is no news."""
@@ -166,6 +213,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer one of the three pages."""
+        self.server.begin_answer(self.request)
         page = self.server.pages.get(self.path.partition("?")[0])
         if page is None:
             status, kind, body = HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"no such page\n"
@@ -183,6 +231,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class's name
         """A scrape is no news."""
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """Wake the thread that reads from a connection; it closes it."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _verdict(problems: Sequence[str]) -> tuple[HTTPStatus, str, bytes]:

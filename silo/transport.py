@@ -19,6 +19,8 @@ from federation.tls import client_context, server_context
 from silo.config import ChannelEnd, WorkerConfig
 
 HANDSHAKE_SECONDS = 10.0
+BACKLOG = 128
+"""Connections that wait to be accepted: beyond it the worker's would be among those that the system drops."""
 RETRY_SECONDS = 0.2
 SLOW_RETRY_SECONDS = 5.0
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 20), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
@@ -84,7 +86,7 @@ class TlsListener:
         host, port = split_address(end.address)
         try:
             self._socket = socket.create_server(
-                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=4
+                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
             )
         except OSError as error:
             raise UsageError(f"cannot listen on {end.address} for the worker: {error.strerror}") from None

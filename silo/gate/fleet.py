@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import TypeVar
 
 import numpy as np
@@ -93,6 +94,10 @@ class FleetConnection:
         """Send one request and read its answer; raises FleetRefusedError or UnreachableError."""
         headers = signed_headers(self._key, datetime.now(UTC))
         status, body = self._exchange("/v1/fleet/" + path, request.SerializeToString(), headers)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            # Nobody decided that this node may not: the coordinator is failing, or about to end.
+            said = bytes(body[:1000]).decode("utf-8", "replace")
+            raise UnreachableError(f"{self._host}:{self._port} answers {status}: {said}")
         if status != 200:
             raise FleetRefusedError(status, path, bytes(body[:1000]).decode("utf-8", "replace"))
         response: ResponseT = response_type()

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from federation.crowd import Crowd, network_of
 from federation.errors import ConcordatError
+from federation.limits import LIMITS
 from silo.channel import ANSWERS, MOST_PAYLOAD, ChannelError, Frame, NoFrameError, receive, send
 from silo.config import ChannelEnd
 from silo.transport import HANDSHAKE_SECONDS, Listener, NotAWorkerError, TlsListener, UnixListener, hang_up
 
 CONNECT_SECONDS = 90.0
-CONCURRENT_HANDSHAKES = 4
 
 
 class WorkerError(ConcordatError):
@@ -33,7 +34,7 @@ class WorkerLink:
 
     def __init__(self, where: Path | ChannelEnd, worker_uid: int | None = None) -> None:
         self._listener: Listener = UnixListener(where, worker_uid) if isinstance(where, Path) else TlsListener(where)
-        self._handshakes = threading.BoundedSemaphore(CONCURRENT_HANDSHAKES)
+        self._waiting: Crowd[socket.socket] = Crowd(LIMITS.worker_handshakes, LIMITS.worker_handshakes)
         self.turned_away = 0
         """How many connections were not a worker's."""
         self._closing = False
@@ -157,18 +158,29 @@ class WorkerLink:
                 continue
             except OSError:
                 return
-            if self._handshakes.acquire(blocking=False):
-                # Who reaches the door can open a connection and say nothing: each gets a thread and a deadline.
-                threading.Thread(target=self._greet_within, args=(connection,), daemon=True).start()
-            else:
-                self._turn_away(connection)
+            self._greet_beside_others(connection)
+
+    def _greet_beside_others(self, connection: socket.socket) -> None:
+        """Whoever reaches the door can open a connection and say nothing: each gets a thread and a deadline.
+
+        Of too many the one that has waited longest goes, so that the worker gets in all the same.
+        """
+        try:
+            network = "" if connection.family == socket.AF_UNIX else network_of(str(connection.getpeername()[0]))
+        except OSError:
+            self._turn_away(connection)
+            return
+        leaving = self._waiting.enter(connection, network)
+        if leaving is not None:
+            hang_up(leaving)
+        threading.Thread(target=self._greet_within, args=(connection,), daemon=True).start()
 
     def _greet_within(self, connection: socket.socket) -> None:
         try:
             with _within(connection, HANDSHAKE_SECONDS):
                 self._greet(connection)
         finally:
-            self._handshakes.release()
+            self._waiting.leave(connection)
 
     def _greet(self, connection: socket.socket) -> None:
         """Take over a connection whose other end is the worker; any other is closed."""
