@@ -25,6 +25,8 @@ from federation.run import SignedRun
 from federation.wire import Envelope
 
 ONLINE_SECONDS = 30.0
+LONGEST_REASON = 2000
+"""What an entry holds of why a run ended, in characters: it may repeat what each of many silos said."""
 
 
 class Execution(ABC):
@@ -121,7 +123,7 @@ class Execution(ABC):
             self.events.close()
             return
         try:
-            self._record("run.end", reason=problem or None, detail={"outcome": self.state})
+            self._record("run.end", reason=problem[:LONGEST_REASON] or None, detail={"outcome": self.state})
         except AuditError as error:
             outcome, problem = "run.failed", problem or f"the end of the run cannot be recorded: {error}"
         kept = sorted(keepers_of(self.events.after(0, 0.0)[0])) if outcome == "run.completed" else []

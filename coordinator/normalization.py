@@ -14,8 +14,12 @@ from federation.home import read_limited, replace_file
 from federation.limits import LIMITS
 from federation.run import Run
 from federation.statistics.exact_sums import decoded, values_of
-from federation.statistics.normalization import Normalization, normalization_layout, read_normalization
-from federation.statistics.reading import read_summary
+from federation.statistics.normalization import (
+    Normalization,
+    normalization_layout,
+    read_normalization,
+    read_silos_moments,
+)
 from federation.statistics.summary import Summary
 from federation.wire import Envelope, Kind
 
@@ -44,7 +48,7 @@ def ask_for_normalization(
     found: dict[str, Summary] = {}
 
     def take(name: str, answer: Envelope) -> None:
-        found[name] = read_summary(answer.text("statistics"), layout)
+        found[name] = read_silos_moments(answer.text("statistics"), layout, roster.examples[name])
 
     state = Round(frozenset(nodes), quorum, time.monotonic() + run.strategy.deadline_seconds)
     dialogue.ask(Kind.MOMENTS, Envelope({}), nodes, state, take, "normalization", roster)

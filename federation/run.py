@@ -147,7 +147,9 @@ There are no others under secure aggregation, nor with silo-level privacy.
 """
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, le=1e6)]
+LEAST = 1e-12
+"""A rate or norm may be no smaller: float32 has no reciprocal of the smallest float64 numbers, nor their squares."""
+Positive = Annotated[float, Field(ge=LEAST, le=1e6)]
 
 
 class Strategy(Closed):
@@ -204,7 +206,7 @@ class AdaptiveClipping(Closed):
 
     target_quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.2
-    max_clip_norm: Annotated[float, Field(gt=0, le=1e6)]
+    max_clip_norm: Annotated[float, Field(ge=LEAST, le=1e6)]
     """What the clip norm never goes above."""
 
 
@@ -215,7 +217,7 @@ class Privacy(Closed):
     """
 
     mode: Literal["example_dp", "silo_dp"]
-    clip_norm: Annotated[float, Field(gt=0, le=1e6)]
+    clip_norm: Annotated[float, Field(ge=LEAST, le=1e6)]
     delta: Annotated[float, Field(gt=0, le=1e-2)]
     epsilon: Annotated[float, Field(ge=0.01, le=100)] | None = None
     noise_multiplier: Annotated[float, Field(ge=0.3, le=1000)] | None = None

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from federation.errors import WireError
-from federation.run import Privacy
+from federation.run import LEAST, Privacy
 from federation.wire import Scalar
 
 _BIT_LIMIT = 1e6
@@ -46,12 +46,12 @@ class ClipNorm:
             return
         share = min(1.0, max(0.0, math.fsum(bits.values()) / len(bits)))
         step = math.exp(-self._adaptive.learning_rate * (share - self._adaptive.target_quantile))
-        self.norm = min(self._adaptive.max_clip_norm, self.norm * step)
+        self.norm = max(LEAST, min(self._adaptive.max_clip_norm, self.norm * step))
 
     def restore(self, norm: float | None) -> None:
         """Go on from the norm that a checkpoint kept; raises ValueError for what is none."""
         if norm is None or self._adaptive is None:
             return
-        if not 0 < float(norm) <= self._adaptive.max_clip_norm:
+        if not LEAST <= float(norm) <= self._adaptive.max_clip_norm:
             raise ValueError(f"clip norm {norm}")
         self.norm = float(norm)

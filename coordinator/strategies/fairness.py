@@ -32,14 +32,19 @@ class QFold(Held):
         self._losses[silo] = float(loss)
 
     def result(self) -> Weights:
-        """W - sum(F^q L (w - w_k)) / sum(q F^(q-1) ||L (w - w_k)||^2 + L F^q), each sum in the order of names."""
+        """W - sum(F^q L (w - w_k)) / sum(q F^(q-1) ||L (w - w_k)||^2 + L F^q), each sum in the order of names.
+
+        Both sums are of losses over the largest one, which takes the same factor off them: a power of a loss may be
+        larger than any number, that of a share is at most 1.
+        """
+        ordered = self.ordered()
         steps: npt.NDArray[np.float64] = np.zeros(self._model.size, dtype=np.float64)
-        norms = 0.0
-        for silo, weights in self.ordered():
+        norms, largest = 0.0, max(self._losses.values()) + _SMALLEST_LOSS
+        for silo, weights in ordered:
             gradient = np.subtract(self._model, weights, dtype=np.float64)
             gradient *= self._lipschitz
-            loss = self._losses[silo] + _SMALLEST_LOSS
-            norms += self._q * loss ** (self._q - 1) * float(np.dot(gradient, gradient))
+            loss = (self._losses[silo] + _SMALLEST_LOSS) / largest
+            norms += self._q * loss ** (self._q - 1) / largest * float(np.dot(gradient, gradient))
             norms += self._lipschitz * loss**self._q
             gradient *= loss**self._q
             steps += gradient

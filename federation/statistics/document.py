@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -16,6 +15,8 @@ from policies.scalars import Misfit, Unique, misfits
 
 COLUMNS = 200
 BINS = 200
+LARGEST_END = 1e100
+"""The square of a column's range, times any number of rows, is a number."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Bins = Annotated[int, Field(ge=2, le=BINS)]
@@ -29,10 +30,8 @@ class StatisticsColumn(Closed):
 
     @model_validator(mode="after")
     def _ordered(self) -> StatisticsColumn:
-        if self.range is not None and not (
-            self.range[0] < self.range[1] and math.isfinite(self.range[1] - self.range[0])
-        ):
-            misfits([Misfit("two numbers, the smaller first", ("range",))])
+        if self.range is not None and not -LARGEST_END <= self.range[0] < self.range[1] <= LARGEST_END:
+            misfits([Misfit(f"two numbers from {-LARGEST_END:g} to {LARGEST_END:g}, the smaller first", ("range",))])
         return self
 
 

@@ -14,9 +14,11 @@ import numpy.typing as npt
 from federation.errors import WireError
 from federation.limits import LIMITS
 from federation.statistics.exact_sums import Pooled
+from federation.statistics.reading import read_summary
 from federation.statistics.summary import Floats, Layout, Summary, merged, moments_of
 
 KINDS = ("mean", "variance")
+LARGEST_FEATURE = float(2**128)
 _ROUNDING = 1e-13
 """A deviation that is a smaller part of its mean is rounding: float32 values that differ at all vary by more."""
 
@@ -62,6 +64,25 @@ class Normalization:
         """Rows as the model gets them, (rows, features); the same bits at every silo for the same values."""
         found: npt.NDArray[np.float32] = ((rows.astype(np.float64) - self.mean) / self.scale).astype(np.float32)
         return found
+
+
+def read_moments(text: str, layout: Layout, rows: int) -> Summary:
+    """Means and variances of so many training rows; raises WireError.
+
+    A silo that claimed more rows than it trains on would have all others scale by its numbers.
+    """
+    summary = read_summary(text, layout)
+    if summary.rows != rows:
+        raise WireError(f"got means and variances of {summary.rows} rows, expected the {rows} that were announced")
+    return summary
+
+
+def read_silos_moments(text: str, layout: Layout, rows: int) -> Summary:
+    """The same of a silo; raises WireError for values that no float32 feature has."""
+    summary = read_moments(text, layout, rows)
+    if (np.abs(summary.mean) > LARGEST_FEATURE).any() or (np.diag(summary.scatter) > rows * LARGEST_FEATURE**2).any():
+        raise WireError("got a mean or a variance larger than those of float32 values")
+    return summary
 
 
 def normalization_digest(text: str) -> str:

@@ -18,6 +18,10 @@ _LARGEST = 1e120
 """Beyond it the square of a number, times any count of rows squared, may be no number any more."""
 
 
+LARGEST_NOISY = 1e12
+"""Values are scaled to -1 to 1, so a sum is no larger than its rows; the rest is room for noise, and for many silos."""
+
+
 @dataclass(frozen=True)
 class Noisy:
     """Sums over rows with noise of one deviation, values scaled from their range to -1 to 1.
@@ -91,20 +95,15 @@ def read_noisy(text: str, layout: Layout) -> Noisy:
     def whole(name: str, size: int, kind: str) -> Floats:
         if kind not in layout.kinds:
             return np.zeros(size)
-        found = _numbers(fields.get(name), size, name)
-        if np.isnan(found).any():
-            raise WireError(f"got {name} that are hidden, expected noisy ones")
-        return found
+        return _noisy(fields.get(name), size, name)
 
-    rows, deviation = (_numbers([fields[name]], 1, name)[0] for name in ("rows", "deviation"))
-    if not deviation > 0 or math.isnan(rows):
-        raise WireError("got noisy statistics without rows or noise")
+    rows, deviation = (_noisy([fields[name]], 1, name)[0] for name in ("rows", "deviation"))
+    if not deviation > 0:
+        raise WireError("got noisy statistics without noise")
     given = fields.get("counts") if layout.edges else []
     if not isinstance(given, list) or len(given) != len(layout.cells):
         raise WireError(f"got no list of {len(layout.cells)} histograms")
-    counts = tuple(_numbers(one, cells, "counts") for one, cells in zip(given, layout.cells, strict=True))
-    if any(np.isnan(one).any() for one in counts):
-        raise WireError("got counts that are hidden, expected noisy ones")
+    counts = tuple(_noisy(one, cells, "counts") for one, cells in zip(given, layout.cells, strict=True))
     sums, squares = whole("sums", width, "mean"), whole("squares", width, "variance")
     return Noisy(float(rows), sums, squares, whole("products", pairs, "correlation"), counts, float(deviation))
 
@@ -127,15 +126,23 @@ def _fields(text: str, names: set[str]) -> dict[str, Any]:
     return found
 
 
-def _numbers(given: object, size: int, what: str) -> Floats:
+def _numbers(given: object, size: int, what: str, largest: float = _LARGEST) -> Floats:
     """Finite numbers, NaN where null stands."""
     if not isinstance(given, list) or len(given) != size:
         found = f"{len(given)} {what}" if isinstance(given, list) else f"no list of {what}"
         raise WireError(f"got {found}, expected {size}")
     for value in given:
-        if value is not None and (type(value) not in {int, float} or not abs(value) <= _LARGEST):
-            raise WireError(f"got {value!s:.20} among {what}, expected a number up to {_LARGEST:g}")
+        if value is not None and (type(value) not in {int, float} or not abs(value) <= largest):
+            raise WireError(f"got {value!s:.20} among {what}, expected a number up to {largest:g}")
     return np.array([np.nan if value is None else float(value) for value in given])
+
+
+def _noisy(given: object, size: int, what: str) -> Floats:
+    """Sums with noise, each of them told."""
+    found = _numbers(given, size, what, LARGEST_NOISY)
+    if np.isnan(found).any():
+        raise WireError(f"got {what} that are hidden, expected noisy ones")
+    return found
 
 
 def _pairs(given: object, scatter: Floats) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,8 +11,12 @@ from typing import Any
 from federation.errors import WireError
 from federation.run import Run
 from federation.statistics.exact_sums import encoded
-from federation.statistics.normalization import normalization_digest, normalization_layout, read_normalization
-from federation.statistics.reading import read_summary
+from federation.statistics.normalization import (
+    normalization_digest,
+    normalization_layout,
+    read_moments,
+    read_normalization,
+)
 from federation.statistics.summary import Layout, Summary, to_fields
 from federation.wire import Envelope
 from policies.decision import Decision
@@ -44,17 +48,17 @@ def moments_in(fields: Mapping[str, Any], run: Run, examples: int) -> TrainingMo
     """What the worker says of its training rows; None for a run that does not ask. Raises WorkerError."""
     if run.normalization is None:
         return None
-    summary, tables = summary_in("moments", fields, normalization_layout(run.features))
-    if summary.rows != examples:
-        raise WorkerError(f"the worker's statistics are of {summary.rows} rows, expected the {examples} it trains on")
-    return TrainingMoments(summary, tables)
+    layout = normalization_layout(run.features)
+    return TrainingMoments(*summary_in("moments", fields, layout, lambda text: read_moments(text, layout, examples)))
 
 
-def summary_in(name: str, fields: Mapping[str, Any], layout: Layout) -> tuple[Summary, tuple[Table, ...]]:
+def summary_in(
+    name: str, fields: Mapping[str, Any], layout: Layout, read: Callable[[str], Summary]
+) -> tuple[Summary, tuple[Table, ...]]:
     """A worker's summary under a name, and what it says of each column's values; raises WorkerError."""
     account = Account("the worker's statistics", fields)
     try:
-        summary = read_summary(json.dumps(account.given(name)), layout)
+        summary = read(json.dumps(account.given(name)))
     except (WireError, RecursionError) as error:
         raise account.wrong(str(error)) from None
     return summary, tuple(Table(values, rarest) for values, rarest in account.pairs("tables", layout.width))

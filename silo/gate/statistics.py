@@ -11,6 +11,7 @@ from typing import Any
 from federation.identity import load_certificate
 from federation.run import SignedRun
 from federation.statistics.document import Statistics, load_statistics
+from federation.statistics.reading import read_summary
 from federation.statistics.summary import Layout, Summary, layout_of, to_fields
 from federation.wire import Envelope
 from policies.decision import Decision
@@ -222,7 +223,8 @@ class Surveys:
         account = Account("the worker's statistics", fields)
         if constraint.changes_rows_or_values and account.optional_digest("constraint") != constraint.digest:
             raise WorkerError("the worker does not say that it kept what the policy asks of the view")
-        summary, tables = summary_in("summary", fields, layout_of(statistics))
+        layout = layout_of(statistics)
+        summary, tables = summary_in("summary", fields, layout, lambda text: read_summary(text, layout))
         dropped, withheld = account.count("dropped"), account.count("withheld")
         consent, opt_out = account.optional_name("consent"), account.optional_name("opt_out")
         contract, view_digest = account.optional_digest("contract"), account.digest("view_digest")

@@ -21,7 +21,6 @@ from silo.gate.worker_link import WorkerError, WorkerLink, WorkerLostError
 from .simulator import INITIAL, METRICS, SECONDS, GateBench, PlayedWorker, failed, prepared, trained
 
 DEADLINE = 0.5
-"""What the gate gives a worker in these tests; nobody here keeps within it by chance."""
 
 
 @pytest.fixture
@@ -78,7 +77,6 @@ def answers(path: Path, link: WorkerLink, act: Callable[[socket.socket], None]) 
         (head_of(op="trained", payload=-1), "got a frame with payload -1"),
         (head_of(op="trained", payload=10**300), "got a frame with payload 10000000000000000000,"),
         (head_of(op="trained", payload=True), "got a frame with payload True"),
-        (head_of(op="trained", payload=4.0), "got a frame with payload 4.0"),
         (head_of(op=["trained"], payload=0), "got a frame with payload 0"),
         (head_of(op="trained"), "not JSON with op and payload"),
         (framed(b"[" * 100_000), "not JSON"),
@@ -88,7 +86,6 @@ def answers(path: Path, link: WorkerLink, act: Callable[[socket.socket], None]) 
         (framed(b'{"op": "trained", "payload": 0, "x": ' + b"9" * 5000 + b"}"), "not JSON"),
         (framed(b'{"op": "trained", "payload": 0, "x": "\xff\xfe"}'), "not JSON"),
         (framed(b'{"op": "trained", "payload": 0, "x": "\\ud800"}'), "not JSON"),
-        (framed(b""), "not JSON"),
         (head_of(op="evaluated", payload=0), "got the answer 'evaluated', expected trained"),
         (head_of(op="\x1b[2J", payload=0), "expected trained"),
     ],

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from federation.run import Run
 from silo.config import CsvSource, ParquetSource
+from silo.worker.data.regular import require_regular
 from silo.worker.errors import DataError
 
 
@@ -43,6 +44,7 @@ def read_columns(
 
     Every column must hold numbers, but for those in `free`, which are read as they are (from CSV as text).
     """
+    require_regular(source.path)
     try:
         if isinstance(source, ParquetSource):
             frame = _read_parquet(source.path, columns)
@@ -58,6 +60,7 @@ def read_columns(
                 keep_default_na=False,
                 dtype=dict.fromkeys(free, "str"),
                 skipinitialspace=True,
+                compression="gzip" if source.path.suffix == ".gz" else None,
             )
         frame = frame[list(columns)]
     except FileNotFoundError:

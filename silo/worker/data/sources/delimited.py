@@ -19,6 +19,7 @@ from silo.dataset.limits import LIMITS
 from silo.dataset.sources import CsvFile
 from silo.worker.ahead import ahead
 from silo.worker.data.cells import problem_of, refused
+from silo.worker.data.regular import require_regular
 from silo.worker.errors import DataError
 
 _BROKEN = (EOFError, zlib.error, gzip.BadGzipFile)
@@ -37,6 +38,7 @@ def chunks(source: CsvFile, columns: Mapping[str, Column], names: tuple[str, ...
 
 def opened(source: CsvFile) -> Any:
     """The file, decompressed as it is read; raises DataError."""
+    require_regular(source.path)
     try:
         if source.path.suffix == ".gz":
             return gzip.open(source.path, "rb")

@@ -17,6 +17,7 @@ import pyarrow as pa
 from silo.dataset.limits import LIMITS
 from silo.dataset.sources import FhirExport, Flattened
 from silo.worker.data.cells import refused
+from silo.worker.data.regular import require_regular
 from silo.worker.errors import DataError
 
 CHUNK = 50_000
@@ -89,6 +90,7 @@ def resources(directory: Path, kind: str, column: str) -> Iterator[tuple[str, in
     if not paths:
         raise DataError(f"{directory.name}: row 1, column {column}: got no {kind} file (*{kind}*.ndjson), expected one")
     for path in paths:
+        require_regular(path)
         with path.open("rb") as file:
             number = 0
             while line := file.readline(LIMITS.fhir_line + 1):

@@ -9,11 +9,13 @@ import pyarrow.dataset as pa_dataset
 
 from silo.dataset.limits import LIMITS
 from silo.dataset.sources import ParquetFiles
+from silo.worker.data.regular import require_regular_in
 from silo.worker.errors import DataError
 
 
 def names_of(source: ParquetFiles) -> list[str]:
     """The names of the columns; raises DataError."""
+    require_regular_in(source.path)
     try:
         return list(pa_dataset.dataset(source.path, format="parquet", partitioning="hive").schema.names)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -23,6 +25,7 @@ def names_of(source: ParquetFiles) -> list[str]:
 def chunks(source: ParquetFiles, names: tuple[str, ...]) -> Iterator[pa.Table]:
     """The rows in the order of the files' paths; raises DataError."""
     file = source.path.name
+    require_regular_in(source.path)
     try:
         if not source.path.exists():
             raise DataError(f"{file}: the file of the data source is missing")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 
 from silo.dataset.limits import LIMITS
 from silo.dataset.sources import SqlQuery, name_of
 from silo.worker.data.cells import refused
+from silo.worker.data.regular import require_regular
 from silo.worker.data.sources.remote import reached
 from silo.worker.errors import DataError
 
@@ -68,10 +71,14 @@ def _engine(source: SqlQuery, directory: str | None) -> Any:
     if source.file is not None:
         if not source.file.exists():
             raise DataError(f"{source.file.name}: the file of the data source is missing")
-        # Read-only by SQLite's own URI: no query can write.
-        return sqlalchemy.create_engine(
-            f"sqlite:///file:{source.file}?mode=ro&uri=true", poolclass=NullPool, hide_parameters=True
+        require_regular(source.file)
+        # Read-only by SQLite's own URI, in which a path must not be taken for more than a path: no query can write.
+        url = sqlalchemy.URL.create(
+            "sqlite", database=f"file:{quote(str(source.file))}", query={"mode": "ro", "uri": "true"}
         )
+        engine = sqlalchemy.create_engine(url, poolclass=NullPool, hide_parameters=True)
+        sqlalchemy.event.listen(engine, "connect", _this_file_alone)
+        return engine
     url = sqlalchemy.make_url(source.url).set(drivername="postgresql+psycopg")
     if directory is not None:
         url = sqlalchemy.URL.create("postgresql+psycopg", database=source.database, query={"host": directory})
@@ -82,6 +89,12 @@ def _engine(source: SqlQuery, directory: str | None) -> Any:
     return sqlalchemy.create_engine(
         url, poolclass=NullPool, hide_parameters=True, connect_args={"options": options, "connect_timeout": 10}
     )
+
+
+def _this_file_alone(connection: Any, _record: object) -> None:
+    """Have SQLite refuse what reaches beyond its file, whose mode is no other's: ATTACH and VACUUM INTO make files."""
+    beyond = {sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH, sqlite3.SQLITE_PRAGMA}
+    connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_DENY if action in beyond else sqlite3.SQLITE_OK)
 
 
 def credentials(path: Path) -> tuple[str, str]:
