@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from federation.app_bundle import read_bundle
 from federation.errors import ManifestError, UsageError
 from federation.home import read_limited
 from federation.identity import Peer, Role
@@ -78,7 +77,6 @@ def preflight(
     run = load_run(read_limited(run_file, LIMITS.document), source=str(run_file)).model
     source = app or run_file.resolve().parent / run.app.path
     bundle = build_app(source) if source.is_dir() else read_limited(source, LIMITS.app)
-    read_bundle(bundle)
     parties = _parties(run, manifest, silo, operator)
     quorum = quorum_of(run, sum(party.role == "silo" for party in parties)) if parties else None
     standing = Standing(quorum=quorum, privacy=_declared(run))
