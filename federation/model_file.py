@@ -62,7 +62,8 @@ def write_keras(client: OperatorClient, home: Home, run_id: str, fetched: Fetche
         environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TF_CPP_MIN_LOG_LEVEL": "3"}
         environment |= {"HOME": directory, "TMPDIR": directory}
         # By name: this package knows none of those that use it.
-        command = [sys.executable, "-P", "-m", "silo.worker.keras_file", directory, "own" if own else "foreign"]
+        command = [sys.executable, "--check-hash-based-pycs", "always", "-P", "-m", "silo.worker.keras_file"]
+        command += [directory, "own" if own else "foreign"]
         try:
             done = subprocess.run(
                 command,

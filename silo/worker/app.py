@@ -31,7 +31,9 @@ def unpack(bundle: bytes | bytearray | memoryview, directory: Path) -> None:
 def load_builder(directory: Path, entry_point: str) -> Callable[[int], Any]:
     """Import `module:function` from an unpacked app; raises AppError that names what is missing, and no more."""
     module_name, _, name = entry_point.partition(":")
-    import_from(directory)
+    if module_name.partition(".")[0] not in import_from(directory):
+        # Not Python's own os, for one: what runs is what reviewers were shown.
+        raise AppError(f"the app needs module {module_name}, which is not here")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

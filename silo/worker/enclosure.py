@@ -14,10 +14,9 @@ from silo.confinement import CLONE_NEWUSER, map_own_user
 from silo.worker.children import adopt_orphans, end_children, exit_code_of, forked, number_outside
 
 _NEW_NAMESPACES = 0x00020000 | 0x04000000 | 0x08000000 | 0x20000000  # mounts, host name, IPC, processes
-_MS_REC, _MS_PRIVATE, _NOSUID_NODEV_NOEXEC = 1 << 14, 1 << 18, 2 | 4 | 8
+_MS_REC, _MS_SLAVE, _NOSUID_NODEV_NOEXEC = 1 << 14, 1 << 19, 2 | 4 | 8
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
 
 _MESSAGE = 16
 HANG_UP_SECONDS = 5.0
@@ -78,9 +77,9 @@ class Enclosure:
             return error.errno or 1
         return 0
 
-    def _within(self, work: Callable[[Enclosed], int], keeper_s: socket.socket, keeper: socket.socket) -> int:
-        keeper_s.close()
-        enclosed = Enclosed(number_outside(), self.said, keeper)
+    def _within(self, work: Callable[[Enclosed], int], outer: socket.socket, inner: socket.socket) -> int:
+        outer.close()
+        enclosed = Enclosed(number_outside(), self.said, inner)
         return (_own_proc() if self.proc else 0) or work(enclosed)
 
 
@@ -126,7 +125,8 @@ def enclosed(work: Callable[[], int]) -> int:
 
 def _own_proc() -> int:
     """Put a /proc over the host's that has the namespace's processes alone; returns the number of the error."""
-    if _libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None) != 0:
+    # What is mounted on the host later is seen here too, and not the other way round.
+    if _libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None) != 0:
         return ctypes.get_errno()
     if _libc.mount(b"proc", b"/proc", b"proc", ctypes.c_ulong(_NOSUID_NODEV_NOEXEC), None) != 0:
         return ctypes.get_errno()

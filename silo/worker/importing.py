@@ -53,8 +53,11 @@ class _AppFinder(MetaPathFinder):
         return spec
 
 
-def import_from(directory: Path) -> None:
-    """Have the modules of an unpacked app imported from now on; raises AppError where one is installed here too."""
+def import_from(directory: Path) -> frozenset[str]:
+    """Have the modules of an unpacked app imported from now on; returns their first names.
+
+    Raises AppError where one is installed here too.
+    """
     names = _names(directory)
     for name in sorted(names):
         if _installed(name):
@@ -64,6 +67,7 @@ def import_from(directory: Path) -> None:
         if known.partition(".")[0] in names:
             del sys.modules[known]
     sys.meta_path.insert(0, _AppFinder(directory, names))
+    return names
 
 
 def _names(directory: Path) -> frozenset[str]:

@@ -70,6 +70,15 @@ def test_a_declared_encoding_changes_nothing(tmp_path: Path) -> None:
     assert load_builder(tmp_path, "model_of_app:build")(1) == "reviewed"
 
 
+@pytest.mark.parametrize(
+    "entry", ["os:system", "subprocess:Popen", "keras:Sequential", "silo.worker.app:unpack", "builtins:eval"]
+)
+def test_what_is_called_is_the_apps(tmp_path: Path, entry: str) -> None:
+    (tmp_path / "model_of_app.py").write_text("import os, subprocess\n" + SHOWN)
+    with pytest.raises(AppError, match="needs module"):
+        load_builder(tmp_path, entry)
+
+
 @pytest.mark.parametrize("name", ["pytest", "hypothesis", "flwr"])
 def test_an_app_takes_no_installed_modules_place(tmp_path: Path, name: str) -> None:
     (tmp_path / f"{name}.py").write_text(SHOWN)
