@@ -498,6 +498,11 @@ def verify_bundle(path: str | os.PathLike[str], keys: Sequence[str] = ()) -> lis
     return reports
 
 
+def visible(text: str, kept: str = "") -> str:
+    """Write out what could steer a terminal, but for the characters that are kept."""
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+
+
 def describe(report: Report) -> str:
     """The report as a few readable lines."""
     note = "consistent, but the key is from the log's own directory: to show who wrote it, give --key"
@@ -538,9 +543,9 @@ def _main() -> None:
     except VerificationFailure as failure:
         if options.json:
             print(json.dumps({"verified": False, "seq": failure.seq, "error": str(failure)}))
-        sys.exit(1 if options.json else f"FAILED: {failure}")
+        sys.exit(1 if options.json else f"FAILED: {visible(str(failure))}")
     for report in reports:
-        print(json.dumps({"verified": True, **vars(report)}) if options.json else describe(report))
+        print(json.dumps({"verified": True, **vars(report)}) if options.json else visible(describe(report), "\n"))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import difflib
 import hashlib
 import io
 import lzma
+import re
+import sys
 import tomllib
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from pathlib import PurePosixPath
 
 from federation.errors import ConcordatError
 from federation.limits import LIMITS
+from federation.terminal import printable
 
 Files = Mapping[str, bytes]
 
@@ -83,7 +85,7 @@ def difference(before: Files, after: Files) -> Iterator[str]:
         if old == new:
             continue
         try:
-            texts = [(content or b"").decode().splitlines() for content in (old, new)]
+            texts = [_lines((content or b"").decode()) for content in (old, new)]
         except UnicodeDecodeError:
             yield f"binary file {shown(path)} differs"
             continue
@@ -92,9 +94,15 @@ def difference(before: Files, after: Files) -> Iterator[str]:
         yield from (shown(line) for line in lines)
 
 
+def _lines(text: str) -> list[str]:
+    """Lines as Python and YAML break them; what else Unicode calls a line break is shown as what it is."""
+    found = re.split(r"\r\n|\r|\n", text)
+    return found if found[-1] else found[:-1]
+
+
 def shown(text: str) -> str:
-    """A line with every character that a terminal could act on, or that cannot be seen, written as its number.
+    """A line, whole, with everything that a terminal could act on, or that cannot be seen, written out.
 
     What a reviewer reads must be what the file holds: no cursor movement, no reordering of text.
     """
-    return "".join(c if c == "\t" or unicodedata.category(c)[0] != "C" else f"<U+{ord(c):04X}>" for c in text)
+    return "\t".join(printable(part, limit=sys.maxsize) for part in text.split("\t"))

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from federation import __version__
 from federation.control_variates import LEARNING_RATE, parted
 from federation.errors import ConcordatError
+from federation.logs import tell
 from federation.run import OWN_METRICS, Run, load_run
 from federation.wire import Weights, weights_digest
 from policies.errors import PolicyError
@@ -302,8 +302,7 @@ def ended_by_hangup(connection: socket.socket) -> Iterator[None]:
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"concordat worker: {text}\n")
-    sys.stderr.flush()
+    tell(f"concordat worker: {text}")
 
 
 def _channel_paths(config: WorkerConfig) -> list[Path]:
