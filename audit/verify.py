@@ -554,6 +554,11 @@ def check_bundle(path: Path, given: Given) -> list[Report]:
     return reports
 
 
+def visible(text: str, kept: str = "") -> str:
+    """Write out what could steer a terminal, but for the characters that are kept."""
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+
+
 def as_fields(report: Report, given: Given) -> dict[str, object]:
     """The report for machines; where copies were given, with how many of them are of this log."""
     return {**vars(report), **({"copies": given.found[report.origin]} if given.paths else {})}
@@ -590,10 +595,10 @@ def _main() -> None:
     except VerificationFailure as failure:
         if options.json:
             print(json.dumps({"verified": False, "seq": failure.seq, "error": str(failure)}))
-        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(failure))  # it cannot steer a terminal
-        sys.exit(1 if options.json else f"FAILED: {text}")
+        sys.exit(1 if options.json else f"FAILED: {visible(str(failure))}")
     for report in reports:
-        print(json.dumps({"verified": True, **as_fields(report, given)}) if options.json else describe(report, given))
+        fields = {"verified": True, **as_fields(report, given)}
+        print(json.dumps(fields) if options.json else visible(describe(report, given), "\n"))
 
 
 if __name__ == "__main__":

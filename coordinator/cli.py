@@ -10,6 +10,7 @@ import typer
 
 from coordinator.cli_issuer import issuer
 from federation.logs import LogFormat, speaker
+from federation.terminal import printable, say
 
 if TYPE_CHECKING:
     from coordinator.authority import Authority
@@ -59,10 +60,10 @@ def init(
     """Found a federation: a root, an issuing authority that it certifies, and the first, empty manifest."""
     authority = _authority(directory, passphrase_file)
     manifest = authority.found(name, lifetime, root_key, issuing_key)
-    typer.echo(f"founded {name} in {directory} (manifest version {manifest.version})")
+    say(f"founded {name} in {directory} (manifest version {manifest.version})")
     if root_key is None:
-        typer.echo(f"move {authority.root_key} to a safe: it is needed again only to certify another issuing key")
-    typer.echo("next, at each member: concordat federation request, or concordat silo enroll")
+        say(f"move {authority.root_key} to a safe: it is needed again only to certify another issuing key")
+    say("next, at each member: concordat federation request, or concordat silo enroll")
 
 
 @federation.command()
@@ -87,8 +88,8 @@ def invite(
     authority = _authority(directory, passphrase_file)
     invitation = authority.invite(name, _role(role), country, at, lifetime=span)
     write_private(out, json.dumps(invitation.model_dump(mode="json"), indent=1).encode() + b"\n")
-    typer.echo(f"invited {name} as {role} in {country} until {invitation.expires:%Y-%m-%d %H:%M} UTC")
-    typer.echo(f"hand over {out}; then, there: concordat silo enroll --invitation FILE, or federation enroll-online")
+    say(f"invited {name} as {role} in {country} until {invitation.expires:%Y-%m-%d %H:%M} UTC")
+    say(f"hand over {out}; then, there: concordat silo enroll --invitation FILE, or federation enroll-online")
 
 
 @federation.command()
@@ -125,7 +126,7 @@ def request(
     place = Home(home)
     request_enrolment(place, federation_name, name, _role(role), country, tuple(address or ()), own=own)
     say_key(place)
-    typer.echo(f"send the operator: {place.request}")
+    say(f"send the operator: {place.request}")
 
 
 @federation.command()
@@ -153,17 +154,15 @@ def enroll(
     if is_renewal_request(content):
         peer, csr = verify_courier(content, authority.manifest(), authority.issued.is_newest)
         certificate = authority.renew(peer, csr)
-        typer.echo(f"renewed the certificate of {peer.name}: the key of the one it was issued last signed the request")
-        typer.echo(
-            f"where that one counts no more, compare its fingerprint by telephone: {fingerprint(peer.public_key)}"
-        )
+        say(f"renewed the certificate of {peer.name}: the key of the one it was issued last signed the request")
+        say(f"where that one counts no more, compare its fingerprint by telephone: {fingerprint(peer.public_key)}")
     else:
         asked = parse_request(content)
         certificate, manifest = authority.enrol(asked, parse_duration(lifetime) if lifetime else None)
-        typer.echo(f"enrolled {asked.name} as {asked.role} in {asked.country} (manifest version {manifest.version})")
-        typer.echo(f"fingerprint to compare by telephone: {request_fingerprint(asked)}")
+        say(f"enrolled {asked.name} as {asked.role} in {asked.country} (manifest version {manifest.version})")
+        say(f"fingerprint to compare by telephone: {request_fingerprint(asked)}")
     out.write_text(json.dumps(authority.bundle(certificate), indent=1) + "\n")
-    typer.echo(f"send the member: {out}")
+    say(f"send the member: {out}")
 
 
 @federation.command()
@@ -199,10 +198,10 @@ def revoke(
         raise UsageError("got neither a member nor a certificate, expected one of them")
     for path in home or []:
         accept_manifest(Home(path), manifest.document.text, manifest.signature)
-    typer.echo(f"revoked {certificate or name} (manifest version {manifest.version})")
+    say(f"revoked {certificate or name} (manifest version {manifest.version})")
     if not home:
-        typer.echo("it takes effect once the coordinator has the manifest: at once beside this directory, else")
-        typer.echo("bring it there: concordat federation manifest")
+        say("it takes effect once the coordinator has the manifest: at once beside this directory, else")
+        say("bring it there: concordat federation manifest")
 
 
 @federation.command()
@@ -219,7 +218,7 @@ def trust(
 
     authority = _authority(directory, passphrase_file)
     manifest = authority.trust(name, read_limited(certificate, LIMITS.certificate), tuple(member))
-    typer.echo(f"{name} may vouch for {', '.join(member)} (manifest version {manifest.version})")
+    say(f"{name} may vouch for {', '.join(member)} (manifest version {manifest.version})")
 
 
 @federation.command("manifest")
@@ -235,7 +234,7 @@ def write_manifest(
     newest = Authority(directory).manifest()
     for path in home:
         accept_manifest(Home(path), newest.document.text, newest.signature)
-    typer.echo(f"{', '.join(map(str, home))}: manifest version {newest.version}")
+    say(f"{', '.join(map(str, home))}: manifest version {newest.version}")
 
 
 @federation.command()
@@ -249,21 +248,21 @@ def show(
 
     signed = load_manifest(Home(directory))
     content = signed.federation
-    typer.echo(f"{content.metadata.name}, manifest version {signed.version}, {signed.document.digest}")
+    say(f"{content.metadata.name}, manifest version {signed.version}, {signed.document.digest}")
     for member in content.members:
         place = " ".join(member.addresses)
-        typer.echo(f"  {member.name:24} {member.role.value:12} {member.country}  {place}".rstrip())
+        say(f"  {member.name:24} {member.role.value:12} {member.country}  {place}".rstrip())
     for one in content.revoked:
-        typer.echo(f"  {one.name:24} revoked {one.date}: {one.reason}")
+        say(f"  {one.name:24} revoked {one.date}: {one.reason}")
     for gone in content.revoked_certificates:
-        typer.echo(f"  {gone.name:24} certificate {gone.serial[:16]} revoked {gone.date}: {gone.reason}")
+        say(f"  {gone.name:24} certificate {gone.serial[:16]} revoked {gone.date}: {gone.reason}")
     for authority in content.authorities:
-        typer.echo(f"  {authority.name:24} authority    vouches for {', '.join(authority.members)}")
+        say(f"  {authority.name:24} authority    vouches for {', '.join(authority.members)}")
     for former in content.former_issuers:
         state = f"retired {former.retired:%Y-%m-%d}: {former.reason}" if former.retired else "replaced, still counts"
-        typer.echo(f"  issuing authority {former.generation:<6} {state}")
+        say(f"  issuing authority {former.generation:<6} {state}")
     for promise in Authority(directory).invitations.open():
-        typer.echo(f"  {promise.name:24} invited      {promise.country}  until {promise.expires:%Y-%m-%d %H:%M} UTC")
+        say(f"  {promise.name:24} invited      {promise.country}  until {promise.expires:%Y-%m-%d %H:%M} UTC")
 
 
 @federation.command()
@@ -276,7 +275,7 @@ def join(
     from federation.limits import LIMITS
 
     signed = join_federation(Home(home), read_limited(bundle, 4 * LIMITS.document))
-    typer.echo(f"joined {signed.federation.metadata.name} (manifest version {signed.version})")
+    say(f"joined {signed.federation.metadata.name} (manifest version {signed.version})")
 
 
 @federation.command("enroll-online")
@@ -392,7 +391,7 @@ def probe(
 
     findings = try_all(ready, (), (), ())
     for finding in findings:
-        typer.echo(str(finding))
+        say(str(finding))
     if not all(finding.as_expected for finding in findings):
         raise typer.Exit(Exit.FAILED)
 
@@ -410,6 +409,6 @@ def doctor(
     from federation.home import Home
 
     findings = examine_coordinator(Home(home))
-    typer.echo(shown_as_json(findings) if as_json else "\n".join(map(str, findings)))
+    typer.echo(shown_as_json(findings) if as_json else "\n".join(map(printable, findings)))
     if not is_well(findings):
         raise typer.Exit(Exit.FAILED)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from federation.terminal import say
+
 if TYPE_CHECKING:
     from cryptography import x509
 
@@ -44,9 +46,7 @@ def request(
 ) -> None:
     """Make the key of the next issuing authority, and the request that the root is to certify."""
     out.write_bytes(_authority(directory, passphrase_file).request_issuer(issuing_key))
-    typer.echo(
-        f"where the root's key is: concordat federation issuer certify {out} --root ca.pem --root-key KEY --out …"
-    )
+    say(f"where the root's key is: concordat federation issuer certify {out} --root ca.pem --root-key KEY --out …")
 
 
 @issuer.command()
@@ -70,10 +70,10 @@ def certify(
     certificate = _certified(content, authority, root_key, root_passphrase_file)
     out.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     expires = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
-    typer.echo(f"certified {certificate.subject.rfc4514_string()} until {expires}")
-    typer.echo(f"fingerprint of its key: {fingerprint(public_key_pem(certificate.public_key()))}")
-    typer.echo(f"back at the authority: concordat federation issuer replace DIRECTORY --certificate {out}")
-    typer.echo(f"keep count in the safe: this was issuing authority number {generation_of(certificate)}")
+    say(f"certified {certificate.subject.rfc4514_string()} until {expires}")
+    say(f"fingerprint of its key: {fingerprint(public_key_pem(certificate.public_key()))}")
+    say(f"back at the authority: concordat federation issuer replace DIRECTORY --certificate {out}")
+    say(f"keep count in the safe: this was issuing authority number {generation_of(certificate)}")
 
 
 @issuer.command()
@@ -112,15 +112,15 @@ def replace(
     manifest = authority.replace_issuer(new, stolen)
     _bring(manifest, home)
     number = manifest.edition[0]
-    typer.echo(f"issuing authority {number} signs from now on (manifest version {manifest.version})")
+    say(f"issuing authority {number} signs from now on (manifest version {manifest.version})")
     if before.exists():
-        typer.echo(f"destroy {before}: it signs nothing any more")
+        say(f"destroy {before}: it signs nothing any more")
     if stolen is not None:
-        typer.echo("the one before counts for nothing; members come back with a request by courier or an invitation:")
-        typer.echo("at the member: concordat federation renew --offline, or concordat federation enroll-online")
+        say("the one before counts for nothing; members come back with a request by courier or an invitation:")
+        say("at the member: concordat federation renew --offline, or concordat federation enroll-online")
         return
     _say_remaining(authority)
-    typer.echo(f"once nobody is left: concordat federation issuer retire {directory} --reason …")
+    say(f"once nobody is left: concordat federation issuer retire {directory} --reason …")
 
 
 @issuer.command()
@@ -149,7 +149,7 @@ def retire(
         )
     manifest = authority.retire_issuer(reason, number, stolen=stolen)
     _bring(manifest, home)
-    typer.echo(f"retired (manifest version {manifest.version})")
+    say(f"retired (manifest version {manifest.version})")
 
 
 @issuer.command()
@@ -162,8 +162,8 @@ def show(directory: Annotated[Path, typer.Argument(help="The authority's directo
     manifest = load_manifest(Home(directory), expired=True)
     for one in manifest.federation.former_issuers:
         state = f"retired {one.retired:%Y-%m-%d}: {one.reason}" if one.retired else "replaced, its certificates count"
-        typer.echo(f"{one.generation:6}  until {one.x509.not_valid_after_utc:%Y-%m-%d}  {state}")
-    typer.echo(f"{manifest.edition[0]:6}  until {manifest.issuer.not_valid_after_utc:%Y-%m-%d}  issues and signs")
+        say(f"{one.generation:6}  until {one.x509.not_valid_after_utc:%Y-%m-%d}  {state}")
+    say(f"{manifest.edition[0]:6}  until {manifest.issuer.not_valid_after_utc:%Y-%m-%d}  issues and signs")
     authority = Authority(directory)
     if authority.configuration.exists():
         _say_remaining(authority)
@@ -200,4 +200,4 @@ def _bring(manifest: SignedManifest, homes: list[Path] | None) -> None:
 def _say_remaining(authority: Authority) -> None:
     remaining = authority.remaining()
     if remaining:
-        typer.echo(f"with a certificate of a former one: {', '.join(remaining)}")
+        say(f"with a certificate of a former one: {', '.join(remaining)}")

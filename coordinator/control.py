@@ -22,7 +22,6 @@ from coordinator.releases import Releases, Run
 from coordinator.superlink import Response, SuperLink
 from federation.errors import IdentityError, RefusedError, UsageError, WireError
 from federation.identity import Peer
-from federation.json_text import parse_json
 from federation.limits import LIMITS
 from federation.manifest import SignedManifest
 from federation.release import parse_release_request
@@ -231,8 +230,8 @@ class Control:
 
     def _release(self, run_id: str, peer: Peer, body: bytes) -> dict[str, dict[str, str]]:
         try:
-            fields = parse_json(body)
-        except ValueError:
+            fields = json.loads(body)
+        except (ValueError, RecursionError):
             fields = None
         if not isinstance(fields, dict):
             raise WireError("the request is not one for a release")
@@ -240,9 +239,9 @@ class Control:
 
     def _submit(self, peer: Peer, body: bytes) -> Execution:
         try:
-            fields = parse_json(body)
+            fields = json.loads(body)
             app = base64.b64decode(fields.pop("app"), validate=True)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise WireError("the request is not a signed run with its app") from None
         signed = parse_signed_run(fields)
         if len(app) > LIMITS.app:

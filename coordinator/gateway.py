@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from audit.errors import AuditError
 from coordinator.connections import PEER, PeerCertificateProtocol
-from coordinator.superlink import FLEET_PREFIX, PULL_MESSAGES, Response, SuperLink
+from coordinator.superlink import CLOCK_TOLERANCE_SECONDS, FLEET_PREFIX, PULL_MESSAGES, Response, SuperLink
 from federation.errors import ConcordatError, Exit, IdentityError
 from federation.faults import report
 from federation.identity import Peer, Role, load_der_certificate, peer_of
@@ -33,7 +33,6 @@ EVIDENCE_PREFIX = "/concordat/v1/evidence/"
 LONG_POLL_SECONDS = 20.0
 BODY_SECONDS = 120.0
 PART_BYTES = 4 * 1024 * 1024
-CLOCK_TOLERANCE_SECONDS = 300.0
 
 PREFIX_OF_ROLE = {
     Role.SILO: FLEET_PREFIX,

@@ -8,7 +8,6 @@ import resource as limits_of_process
 import signal
 import socket
 import ssl
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -60,6 +59,7 @@ from federation.faults import attempt
 from federation.home import Home, read_limited
 from federation.identity import Peer, Role, load_certificate, peer_of
 from federation.limits import LIMITS
+from federation.logs import tell
 from federation.manifest import SignedManifest, accept_manifest, load_manifest
 from federation.memory import keep_freed_memory
 from federation.metrics import CountedLog, StatusServer
@@ -121,7 +121,7 @@ class Coordinator:
         self._runs = Runs(self._new_run, self._resumed_run)
         self._runs.know(recorded_runs(home.runs))
         self._asides = Asides(self._superlink, self._witnessing, self._runs.is_idle, self._runs.hold)
-        self._cosigning = IdleCosigning(self._asides, self._superlink.online, self._runs.is_idle, _say)
+        self._cosigning = IdleCosigning(self._asides, self._superlink.online, self._runs.is_idle, tell)
         self._renewal = Renewal(authority, self._identity_decision)
         self._refusals = RefusalBudget(on_suppressed=self._refusals_suppressed)
         self._identities = Identities(self._manifest, home.path / "certificates.json", self._certificate_seen)
@@ -483,10 +483,6 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _undecided(problem: str) -> Execution:
     raise RunFailedError(problem)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text)
 
 
 def prepare_home(path: Path) -> Home:

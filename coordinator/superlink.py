@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,12 +20,17 @@ from flwr.app.message import make_message, remove_content_from_message
 from flwr.app.metadata import Metadata
 from flwr.common.constant import SUPERLINK_NODE_ID, SubStatus
 from flwr.proto import fab_pb2, fleet_pb2, heartbeat_pb2, message_pb2, run_pb2
-from flwr.server.superlink.linkstate import LinkStateFactory
+from flwr.server.superlink.linkstate import LinkStateFactory, in_memory_linkstate
+from flwr.server.superlink.linkstate import utils as linkstate_utils
+from flwr.server.utils import validator
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.corestate import in_memory_corestate
+from flwr.supercore.corestate import utils as corestate_utils
 from flwr.supercore.error import FlowerError
 from flwr.supercore.fab import Fab
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.superlink.federation import NoOpFederationManager
+from flwr.superlink.routers.fleet import node_auth
 from flwr.superlink.routers.fleet.node_auth import authenticate_node
 from flwr.superlink.servicer.fleet import fleet_handlers
 from google.protobuf.message import DecodeError
@@ -41,6 +46,9 @@ from federation.wire import Envelope, WireObject, deflate, envelope_of, to_recor
 logging.getLogger("flwr").setLevel(logging.WARNING)
 
 FLEET_PREFIX = "/v1/fleet/"
+CLOCK_TOLERANCE_SECONDS = 300.0
+"""By how much a silo's clock may differ from the coordinator's; at the door, where it is named, and for Flower."""
+MOVED_SECONDS = 5.0
 PULL_MESSAGES = FLEET_PREFIX + "pull-messages"
 TASK_HEARTBEAT_SECONDS = 10.0
 
@@ -59,6 +67,33 @@ _REQUESTS: Mapping[str, type[Proto]] = {
 """Flower's Fleet routes but register-node and unregister-node: the manifest enrols nodes, never they themselves."""
 
 FLEET_ROUTES = frozenset(_REQUESTS)
+
+
+class SteadyClock:
+    """The time of day as it was when this process began, and what has passed since: setting the clock moves it not.
+
+    Flower counts heartbeats and the lives of messages by the time of day: a clock that is set ahead, or a laptop that
+    wakes up, would end every run. It gets this clock.
+    """
+
+    def __init__(self) -> None:
+        self._origin, self._began = datetime.now(UTC), time.monotonic()
+
+    def __call__(self) -> datetime:
+        """The time."""
+        return self._origin + timedelta(seconds=time.monotonic() - self._began)
+
+    @property
+    def moved(self) -> float:
+        """By how many seconds the machine's clock was set ahead since; negative where it was set back."""
+        return (datetime.now(UTC) - self()).total_seconds()
+
+
+STEADY = SteadyClock()
+for _flowers in (in_memory_linkstate, linkstate_utils, validator, in_memory_corestate, corestate_utils):
+    _flowers.now = STEADY  # type: ignore[attr-defined]
+# The gateway has judged how far a request's time stamp is off, both ways; Flower would allow five seconds one way.
+node_auth.SYSTEM_TIME_TOLERANCE = int(CLOCK_TOLERANCE_SECONDS)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -336,7 +371,7 @@ class SuperLink:
                 dst_node_id=node_id,
                 reply_to_message_id="",
                 group_id=group,
-                created_at=datetime.now(UTC).timestamp(),
+                created_at=STEADY().timestamp(),
                 ttl=ttl,
                 message_type=kind,
             )
@@ -359,7 +394,13 @@ class SuperLink:
             remove_content_from_message(message), _tree(objects), session
         )
         if not stored:
-            raise WireError(f"Flower did not accept a message for node {message.metadata.dst_node_id}")
+            moved = STEADY.moved
+            way = "ahead" if moved > 0 else "back"
+            clock = f"; this machine's clock was set {abs(moved):.0f} s {way} since the coordinator started"
+            raise WireError(
+                f"Flower did not accept a message for node {message.metadata.dst_node_id}"
+                + (clock if abs(moved) > MOVED_SECONDS else "")
+            )
         wanted = set(missing)
         for item in objects:
             if item.object_id in wanted:

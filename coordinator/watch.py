@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from coordinator.authority import Authority
 from federation.errors import ConcordatError
 from federation.faults import attempt
 from federation.home import Home
+from federation.logs import tell
 from federation.manifest import SignedManifest, accept_manifest
 from federation.renewal import install_renewed, is_due, next_signing_request
 from policies.errors import PolicyError
@@ -73,7 +73,7 @@ class Watch:
     def _run(self) -> None:
         self._certificate = self._edition()
         while not self._stopping.wait(WATCH_SECONDS):
-            attempt(self._look, lambda problem: self._say(f"the home was not looked at: {problem}\n"))
+            attempt(self._look, lambda problem: self._say(f"the home was not looked at: {problem}"))
 
     def _look(self) -> None:
         try:
@@ -85,7 +85,7 @@ class Watch:
             self.take_over()
         except (ConcordatError, PolicyError, AuditError, OSError) as error:
             # A manifest half copied, or not signed by the authority: requests are refused until it is mended.
-            self._say(f"{error}\n")
+            self._say(str(error))
         else:
             self._said = ""
 
@@ -103,4 +103,4 @@ class Watch:
     def _say(self, text: str) -> None:
         if text != self._said:
             self._said = text
-            sys.stderr.write(text)
+            tell(text)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from federation.terminal import say
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -50,18 +52,16 @@ def demo(
     heading(f"1. Found the federation: {chosen.title}")
     founded = found(place, chosen, DataSource(data_dir, data_url))
     for member in founded.manifest.federation.members:
-        typer.echo(f"  {member.name:16} {member.role.value:12} {member.country}")
-    typer.echo(f"  data: {chosen.provenance}")
+        say(f"  {member.name:16} {member.role.value:12} {member.country}")
+    say(f"  data: {chosen.provenance}")
     outcome = demonstrate(chosen, founded, typer.echo, heading)
     heading(f"{7 if outcome.spent else 6}. Verify every audit log from the outside")
     for log in outcome.logs:
-        typer.echo(
-            f"  {log['member']:16} {log['size']:>4} entries verified, root {str(log['root'])[:16]}…  {log['path']}"
-        )
+        say(f"  {log['member']:16} {log['size']:>4} entries verified, root {str(log['root'])[:16]}…  {log['path']}")
     report = write_report(place / "report.html", chosen, founded, outcome)
     model = founded.coordinator.runs / outcome.run_id / "model.npz"
     typer.echo(f"\nmodel:    {model}\npassport: {outcome.passport}\nlogs:     {place / 'logs'}\nreport:   {report}")
-    typer.echo(f"done in {outcome.seconds:.0f} s")
+    say(f"done in {outcome.seconds:.0f} s")
 
 
 def heading(text: str) -> None:

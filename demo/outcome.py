@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from federation.terminal import printable
+
 
 @dataclass(frozen=True)
 class Spent:
@@ -45,6 +47,7 @@ def rows_of(outcome: Outcome) -> list[dict[str, Any]]:
 def comparison_table(outcome: Outcome, *, private: bool = False) -> None:
     """Print, for each silo, its rows and its metrics with the federated, its own and the pooled model."""
     from rich.console import Console  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(title="Validation rows of each silo: AUC (loss)", title_justify="left")
@@ -59,7 +62,7 @@ def comparison_table(outcome: Outcome, *, private: bool = False) -> None:
         table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=name == "silo")
     for row in rows_of(outcome):
         table.add_row(
-            row["silo"],
+            escape(printable(row["silo"])),
             str(row["rows"]),
             f"{row['positive']:.0%}",
             *(cell(row[k]) for k in ("federated", "own", "pooled")),

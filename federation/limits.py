@@ -105,6 +105,8 @@ class Limits:
     """The merged statistics of a run, with each silo's where they are shown."""
     passport: int = 16 * MIB
     """The signed passport of a model."""
+    shown_text: int = 4000
+    """What a terminal or a process's log shows of one text that came from elsewhere, in characters."""
     event_line: int = MIB
     """One line of a run's event stream."""
 

@@ -5,6 +5,7 @@ The sentences are the kit's own: of members, addresses, rules and digests, never
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -12,6 +13,8 @@ import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
+
+from federation.terminal import printable, say
 
 Say = Callable[[str], None]
 
@@ -24,12 +27,12 @@ class LogFormat(StrEnum):
 
 
 def speaker(form: LogFormat, component: str) -> Say:
-    """How a process says a sentence; with JSON also what libraries log, from warnings upwards, takes that form."""
-    if form is LogFormat.TEXT:
-        return _write
+    """How a process says a sentence; what libraries log, from warnings upwards, takes the same form."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter(component))
+    handler.setFormatter(_TextFormatter() if form is LogFormat.TEXT else _JsonFormatter(component))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    if form is LogFormat.TEXT:
+        return tell
     return lambda text: _write(json_line(component, "info", text, datetime.now(UTC)))
 
 
@@ -55,6 +58,24 @@ class _JsonFormatter(logging.Formatter):
         return json_line(self._component, record.levelname.lower(), record.getMessage(), time, **more)
 
 
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """A record as a line, and of an exception its kind and where it came from: its words are not the kit's."""
+        lines = [f"{record.levelname.lower()}: {printable(record.getMessage())}"]
+        if record.exc_info and record.exc_info[0]:
+            lines[0] += f" ({record.exc_info[0].__name__})"
+            frames = traceback.extract_tb(record.exc_info[2])
+            lines += [f"    {printable(frame.filename)}:{frame.lineno} in {frame.name}" for frame in frames]
+        return "\n".join(lines)
+
+
+def tell(text: str) -> None:
+    """Say a sentence on standard error as one line; a process whose standard error is gone goes on."""
+    with contextlib.suppress(OSError):
+        say(text.rstrip("\n"), err=True)
+
+
 def _write(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()

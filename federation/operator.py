@@ -96,7 +96,7 @@ class OperatorClient:
         certificate = read_limited(self._home.certificate, LIMITS.certificate)
         signed = sign_run(content.decode(), app, self._home.private_key(), certificate, silos, validity)
         body = {**signed.fields(), "app": base64.b64encode(app).decode()}
-        return str(self._call("POST", "runs", body)["run"])
+        return str(self._object(self._call("POST", "runs", body), "run")["run"])
 
     def _every_silo(self) -> list[str]:
         """The silos of the newest manifest, which is verified and kept; raises ManifestError for an older one."""
@@ -106,11 +106,11 @@ class OperatorClient:
 
     def runs(self) -> list[dict[str, Any]]:
         """Every run and its state."""
-        return list(self._call("GET", "runs"))
+        return self._objects(self._call("GET", "runs"), "run", "state")
 
     def members(self) -> list[dict[str, Any]]:
         """Every member, and whether it is connected."""
-        return list(self._call("GET", "members"))
+        return self._objects(self._call("GET", "members"), "name", "role", "country", "online")
 
     def stop(self, run: str) -> None:
         """Ask a run to end."""
@@ -122,7 +122,7 @@ class OperatorClient:
 
     def show(self, run: str) -> dict[str, Any]:
         """How a run stands."""
-        return dict(self._call("GET", f"runs/{run}"))
+        return self._object(self._call("GET", f"runs/{run}"), "run", "state")
 
     def model(self, run: str) -> bytes:
         """The final model of a completed run, as a NumPy archive."""
@@ -134,7 +134,7 @@ class OperatorClient:
 
     def submission(self, run: str) -> tuple[SignedRun, bytes]:
         """What was submitted, and its app; raises WireError. Nothing is verified yet."""
-        fields = dict(self._call("GET", f"runs/{run}/submission"))
+        fields = self._object(self._call("GET", f"runs/{run}/submission"))
         try:
             app = base64.b64decode(fields.pop("app"), validate=True)
         except (ValueError, KeyError, TypeError):
@@ -145,7 +145,8 @@ class OperatorClient:
         """Ask the silos that keep a run's model for its release to this operator; returns what each said."""
         certificate = read_limited(self._home.certificate, LIMITS.certificate)
         request = request_release(run, run_digest, model, self._home.private_key(), certificate)
-        return dict(self._call("POST", f"runs/{run}/release", request.fields()))
+        said = self._object(self._call("POST", f"runs/{run}/release", request.fields()))
+        return {silo: self._object(fields, "status", "rule", "reason") for silo, fields in said.items()}
 
     def passport(self, run: str) -> bytes:
         """The signed passport of a completed run's model."""
@@ -218,6 +219,16 @@ class OperatorClient:
             return parse_json(self._request(method, path, body).content, finite=False)
         except ValueError as error:
             raise WireError(f"{self._address} sent an answer that cannot be read: {error}") from None
+
+    def _object(self, answer: object, *names: str) -> dict[str, Any]:
+        if isinstance(answer, dict) and all(name in answer for name in names):
+            return answer
+        raise WireError(f"{self._address} sent an answer that cannot be read: it has no {', '.join(names) or 'fields'}")
+
+    def _objects(self, answer: object, *names: str) -> list[dict[str, Any]]:
+        return (
+            [self._object(one, *names) for one in answer] if isinstance(answer, list) else [self._object(answer, "[]")]
+        )
 
     def _request(self, method: str, path: str, body: object = None) -> httpx.Response:
         try:

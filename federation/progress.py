@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from federation.errors import WireError
+from federation.terminal import all_printable
+
 MEANS = ("loss", "auc", "pr_auc", "accuracy", "brier", "calibration_error", "calibration_in_the_large")
 """The mean metrics that a line shows, in this order, as far as the run has them."""
 
 
 def line_of(event: Mapping[str, Any]) -> str | None:
-    """One line for an event, or None for one that says nothing new to a reader."""
+    """One line for an event, or None for one that says nothing new to a reader; raises WireError for a malformed one.
+
+    Reasons are silos' words, names and rules those of whoever sent the event: none reaches a terminal as it is.
+    """
+    try:
+        return _line(all_printable(event))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        raise WireError("got an event that cannot be read") from None
+
+
+def _line(event: Mapping[str, Any]) -> str | None:
     kind = event.get("event")
     match kind:
         case "run.started" | "run.resumed":
@@ -69,7 +82,14 @@ def _beginning(event: Mapping[str, Any]) -> str:
 
 
 def standing_lines(run: Mapping[str, Any]) -> list[str]:
-    """How a run stands, for people."""
+    """How a run stands, for people; raises WireError for what says it in another form."""
+    try:
+        return _standing(all_printable(run))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        raise WireError("got a run's standing that cannot be read") from None
+
+
+def _standing(run: Mapping[str, Any]) -> list[str]:
     rows = [("run", run["run"]), ("state", run["state"])]
     if "rounds" in run:
         rows += [
@@ -96,6 +116,13 @@ def standing_lines(run: Mapping[str, Any]) -> list[str]:
 
 def list_line(run: Mapping[str, Any]) -> str:
     """A run in the list of runs: its id, its state, its closed rounds, the mean metrics of its newest model."""
+    try:
+        return _listed(all_printable(run))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        raise WireError("got a list of runs that cannot be read") from None
+
+
+def _listed(run: Mapping[str, Any]) -> str:
     rounds = f"{run['closed']}/{run['rounds']} rounds" if "rounds" in run else ""
     metrics = _metrics(run["metrics"]) if run.get("metrics") else ""
     return f"{run['run']:40} {run['state']:11} {rounds:14} {metrics}".rstrip()

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from policies.wording import visible
+
 
 class PolicyError(Exception):
     """The root of this package's errors."""
@@ -27,7 +29,7 @@ class Problem:
         return f"{self.source}:{self.line}:{self.column}" if self.line else self.source
 
     def __str__(self) -> str:
-        return f"{self.location}: {self.message}"
+        return f"{visible(self.location)}: {self.message}"
 
 
 class DocumentError(PolicyError):

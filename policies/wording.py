@@ -16,6 +16,19 @@ def shown(value: object) -> str:
     return text if len(text) <= LIMITS.shown_characters else text[:-1] + "..."
 
 
+def visible(value: object) -> str:
+    """A value as one line, whole, with each character that nobody sees written out."""
+    text = str(value)
+    return text if text.isprintable() else "".join(map(_seen, text))
+
+
+def _seen(character: str) -> str:
+    if character.isprintable():
+        return character
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
+
+
 def short_digest(digest: str) -> str:
     """A digest cut to the first twelve hex digits, its algorithm kept."""
     algorithm, colon, value = digest.rpartition(":")

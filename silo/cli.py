@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from federation.logs import LogFormat, speaker
+from federation.terminal import printable, say
 from silo.governance.cli import approve, approve_release, revoke_approval
 
 app = typer.Typer(
@@ -73,7 +74,7 @@ def join(
     from federation.limits import LIMITS
 
     manifest = join_federation(Home(home), read_limited(bundle, 4 * LIMITS.document))
-    typer.echo(f"joined {manifest.federation.metadata.name} (manifest version {manifest.version})")
+    say(f"joined {manifest.federation.metadata.name} (manifest version {manifest.version})")
 
 
 @app.command()
@@ -124,7 +125,7 @@ def probe(
 
     findings = try_all(ready or (), reached or (), unreached or (), unresolved or ())
     for finding in findings:
-        typer.echo(str(finding))
+        say(str(finding))
     if not all(finding.as_expected for finding in findings):
         raise typer.Exit(Exit.FAILED)
 
@@ -149,7 +150,7 @@ def doctor(
         raise UsageError("expected --gate with --home where the gate runs, --worker where the worker runs")
     findings = examine_gate(Home(home), gate) if gate is not None and home is not None else []
     findings += examine_worker(worker) if worker is not None else []
-    typer.echo(shown_as_json(findings) if as_json else "\n".join(map(str, findings)))
+    typer.echo(shown_as_json(findings) if as_json else "\n".join(map(printable, findings)))
     if not is_well(findings):
         raise typer.Exit(Exit.FAILED)
 
@@ -178,4 +179,4 @@ def ledger(
 
     since = datetime.now(UTC) - timedelta(days=days) if days is not None else None
     for line in statement(read_ledger(Home(home).path / LEDGER), delta, dataset, since):
-        typer.echo(line)
+        say(line)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from audit.cli.terminal import sentences
+from audit.cli.terminal import say, sentences
 
 Home = Annotated[
     str, typer.Option("--home", metavar="HOME", help="The member's home; where its process runs, it does the work.")
@@ -68,4 +68,4 @@ def _do(home: str, action: str, **fields: Any) -> None:
 
     with sentences():
         for line in look_after(Path(home), Wanted(action, **fields)):
-            typer.echo(line)
+            say(line)

@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from audit.cli.terminal import Directory, Key, Keys, check_directory, printable, read_key, read_keys, sentences, stop
+from audit.cli.terminal import (
+    Directory,
+    Key,
+    Keys,
+    check_directory,
+    json_text,
+    printable,
+    read_key,
+    read_keys,
+    say,
+    sentences,
+    stop,
+)
 
 if TYPE_CHECKING:
     from audit.check import Result
@@ -63,13 +75,13 @@ def verify(
             given.require_used(result.fields["origin"] for _, result in results)
     for path, result in results:
         fields = {"directory": path, "verified": True, **result.fields}
-        typer.echo(json.dumps(fields) if as_json else result.text)
+        typer.echo(json.dumps(fields) if as_json else "\n".join(map(printable, result.text.splitlines())))
     for path, failure in failures:
         fields = {"directory": path, "verified": False, "seq": getattr(failure, "seq", None), "error": str(failure)}
         if as_json:
             typer.echo(json.dumps(fields))
         else:
-            typer.echo(f"FAILED {printable(path)}: {printable(str(failure))}", err=True)
+            say(f"FAILED {path}: {failure}", err=True)
     if failures:
         raise typer.Exit(1)
 
@@ -121,7 +133,7 @@ def prove(
         verify_proof(proof, line, parse_vkey(snapshot.vkey))
         target = Path(out or f"{seq}.tlog-proof")
         target.write_text(proof.text, encoding="utf-8")
-    typer.echo(f"wrote {target}: entry {seq} of {snapshot.origin}, proved in a tree of {snapshot.size}")
+    say(f"wrote {target}: entry {seq} of {snapshot.origin}, proved in a tree of {snapshot.size}")
 
 
 def verify_proof(
@@ -149,12 +161,12 @@ def verify_proof(
             stop("the proof does not carry its entry: give it with --entry", status=2)
         checkpoint = proof.verify_proof(parsed, line, parse_vkey(vkey))
         check_entry(line + b"\n", parsed.index)
-    typer.echo(
+    say(
         f"verified: entry {parsed.index} of {checkpoint.origin}, signed in a tree of {checkpoint.size} entries\n"
         f"root: {checkpoint.root.hex()}",
         err=True,
     )
-    typer.echo(line.decode())
+    typer.echo(json_text(line.decode()))
 
 
 def diff(
@@ -176,16 +188,16 @@ def diff(
     with sentences():
         keys = read_keys(key)
         found = compare(take(one, keys), take(other, keys))
-    typer.echo(f"{found.origin}: {found.sizes[0]} entries in {one}, {found.sizes[1]} in {other}")
+    say(f"{found.origin}: {found.sizes[0]} entries in {one}, {found.sizes[1]} in {other}")
     if found.sizes[0] == found.sizes[1] == found.common:
         typer.echo("the same: every entry is equal")
     elif found.consistent:
         longer = one if found.sizes[0] > found.sizes[1] else other
-        typer.echo(f"consistent: {longer} continues the other after {found.common} common entries")
+        say(f"consistent: {longer} continues the other after {found.common} common entries")
     else:
-        typer.echo(f"TWO HISTORIES: they differ from entry {found.common} on, and both are signed by {found.origin}")
+        say(f"TWO HISTORIES: they differ from entry {found.common} on, and both are signed by {found.origin}")
         for name, leaf in zip((one, other), found.first, strict=True):
-            typer.echo(f"  {name}: {_text(leaf)}")
+            say(f"  {name}: {_text(leaf)}")
         raise typer.Exit(1)
 
 

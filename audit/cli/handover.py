@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from audit.cli.reading import Action, Actor, Dataset, Decision, Rule, Run, Since, Until, selection
-from audit.cli.terminal import Directories, Directory, Key, Keys, check_directory, printable, read_keys, sentences
+from audit.cli.terminal import Directories, Directory, Key, Keys, check_directory, printable, read_keys, say, sentences
 
 TheRun = Annotated[str, typer.Option("--run", metavar="ID", help="The run.")]
 Payloads = Annotated[
@@ -50,7 +50,7 @@ def export(
     check_directory(directory)
     with sentences():
         exported = package.write(take(directory, read_keys(key)), wanted, form, out)
-    typer.echo(f"wrote {out}: {exported.entries} of {exported.size} entries of {exported.origin} as {form}")
+    say(f"wrote {out}: {exported.entries} of {exported.size} entries of {exported.origin} as {form}")
 
 
 def report(
@@ -84,7 +84,7 @@ def report(
         data = page.build(evidence.collect(snapshots, run, payloads=payloads, only_run=only_run))
         logs = page.check(data)
         Path(out).write_bytes(data)
-    typer.echo(f"wrote {out}: run {printable(run)}, {sum(log.entries for log in logs)} entries of {len(logs)} logs")
+    say(f"wrote {out}: run {printable(run)}, {sum(log.entries for log in logs)} entries of {len(logs)} logs")
 
 
 def bundle(
@@ -107,7 +107,7 @@ def bundle(
         check_directory(directory)
     with sentences():
         made = bundles.write(take_all(directories, read_keys(keys)), run, out, payloads=payloads)
-    typer.echo(
+    say(
         f"wrote {out}: run {printable(run)}, {len(made.logs)} logs, {made.entries} entries, "
         f"{made.about_run} of them about the run, {made.payloads} payloads"
     )

@@ -11,8 +11,10 @@ from audit.cli.terminal import (
     Directory,
     Key,
     check_directory,
+    json_text,
     printable,
     read_keys,
+    say,
     sentences,
     stop,
 )
@@ -90,11 +92,11 @@ def query(
         found = [entry for entry in snapshot.entries() if matches(entry.fields)]
     if as_json:
         for entry in found:
-            typer.echo(entry.line.decode())
+            typer.echo(json_text(entry.line.decode()))
     elif found:
         for row in table([entry.fields for entry in found]):
             typer.echo(row)
-    typer.echo(f"{len(found)} of {snapshot.size} entries of {snapshot.origin}, which verifies", err=True)
+    say(f"{len(found)} of {snapshot.size} entries of {snapshot.origin}, which verifies", err=True)
 
 
 def watch(
@@ -126,11 +128,11 @@ def watch(
     with sentences():
         snapshot = take(directory, read_keys(key))
         follower, old = Follower(directory, snapshot.vkey), 0 if everything else snapshot.size
-        typer.echo(f"{snapshot.size} entries of {snapshot.origin} verify; following", err=True)
+        say(f"{snapshot.size} entries of {snapshot.origin} verify; following", err=True)
         while True:
             for entry in follower.poll():
                 if matches(entry.fields) and entry.seq >= old:
-                    typer.echo(entry.line.decode() if as_json else line_of(entry.fields))
+                    typer.echo(json_text(entry.line.decode()) if as_json else line_of(entry.fields))
             time.sleep(POLL_SECONDS)
 
 
@@ -184,7 +186,7 @@ def table(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _json(fields: Mapping[str, Any]) -> str:
     import json
 
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return json_text(json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
 
 
 def _entries(folder: Path) -> Iterator[dict[str, object]]:

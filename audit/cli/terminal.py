@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import click
@@ -48,9 +49,19 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def json_text(text: str) -> str:
+    """JSON with what nobody sees written out as JSON does; it says the same."""
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line, whatever is in it."""
+    typer.echo(printable(text), err=err)
+
+
 def stop(message: str, *, status: int) -> NoReturn:
     """End with one sentence on standard error."""
-    typer.echo(f"Error: {message}", err=True)
+    say(f"Error: {message}", err=True)
     raise typer.Exit(status)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
+from typing import NoReturn
 
 import click
 
 from federation.errors import ConcordatError, Exit
 from federation.processes import end_with_parent_if_asked
+from federation.terminal import say, visible_output
 
 GROUPS = {
     "federation": ("coordinator.cli:federation", "Found a federation, enrol members, show the manifest."),
@@ -62,6 +65,11 @@ def command() -> None:
 def main() -> None:
     """Run the command; a user's mistake ends in one sentence and the exit code that fits it."""
     end_with_parent_if_asked()
+    with visible_output():
+        _run()
+
+
+def _run() -> NoReturn:
     try:
         # click returns what a command's Exit carries, where it would raise it in standalone mode.
         status = command.main(standalone_mode=False)
@@ -69,29 +77,39 @@ def main() -> None:
         click.echo(error.ctx.get_help() if error.ctx else "")
         sys.exit(Exit.USAGE)
     except click.ClickException as error:
-        error.show()
+        _show(error)
         sys.exit(Exit.USAGE)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        say("interrupted", err=True)
         sys.exit(Exit.INTERRUPTED)
     except ConcordatError as error:
-        click.echo(f"concordat: {error}", err=True)
+        say(f"concordat: {error}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output is gone; nothing more can be told, not even by the interpreter's own last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(Exit.FAILED)
     except OSError as error:
-        click.echo(f"concordat: the machine refused: {error}", err=True)
+        say(f"concordat: the machine refused: {error}", err=True)
         sys.exit(Exit.FAILED)
-    except Exception as error:
-        if not _is_sentence(error):
-            raise
-        click.echo(f"concordat: {error}", err=True)
+    except Exception as error:  # noqa: BLE001  a fault of our own is shown, by way of what makes it visible
+        if _is_sentence(error):
+            for line in str(error).splitlines():  # a document's problems, one a line
+                say(f"concordat: {line}", err=True)
+        else:
+            traceback.print_exc()
         sys.exit(Exit.FAILED)
     sys.exit(status if isinstance(status, int) else Exit.OK)
+
+
+def _show(error: click.ClickException) -> None:
+    """What is wrong with a command line, as click says it, but in one line: it repeats what was given."""
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        click.echo(error.ctx.get_usage(), err=True)
+        click.echo(f"Try '{error.ctx.command_path} --help' for help.\n", err=True)
+    say(f"Error: {error.format_message()}", err=True)
 
 
 def _is_sentence(error: Exception) -> bool:

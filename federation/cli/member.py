@@ -16,6 +16,7 @@ from federation.manifest import load_manifest
 from federation.membership import coordinator_context
 from federation.renewal import renew, request_by_courier
 from federation.status import status_of
+from federation.terminal import say
 from federation.trust import serial_of
 
 
@@ -30,10 +31,10 @@ def enrol_by_invitation(file: Path, path: Path, role: Role | None = None, *, off
     prepare(home, invitation)
     say_key(home)
     if offline:
-        click.echo(f"send the operator: {home.request}")
+        say(f"send the operator: {home.request}")
         return
     manifest = enrol(home, invitation)
-    click.echo(f"joined {manifest.federation.metadata.name} as {invitation.name} (manifest version {manifest.version})")
+    say(f"joined {manifest.federation.metadata.name} as {invitation.name} (manifest version {manifest.version})")
 
 
 def write_request(path: Path, federation: str, name: str, role: Role, country: str) -> None:
@@ -41,7 +42,7 @@ def write_request(path: Path, federation: str, name: str, role: Role, country: s
     home = Home(path)
     request_enrolment(home, federation, name, role, country)
     say_key(home)
-    click.echo(f"send the operator: {home.request}")
+    say(f"send the operator: {home.request}")
 
 
 def renew_certificate(path: Path, offline: Path | None) -> None:
@@ -49,8 +50,8 @@ def renew_certificate(path: Path, offline: Path | None) -> None:
     home = Home(path)
     if offline is not None:
         replace_file(offline, request_by_courier(home))
-        click.echo(f"send the operator: {offline}")
-        click.echo(f"then install what comes back: concordat federation join BUNDLE --home {path}")
+        say(f"send the operator: {offline}")
+        say(f"then install what comes back: concordat federation join BUNDLE --home {path}")
         return
     manifest = load_manifest(home)
     coordinator = manifest.federation.coordinator
@@ -58,7 +59,7 @@ def renew_certificate(path: Path, offline: Path | None) -> None:
         raise UsageError(f"the manifest has no address for {coordinator.name}")
     certificate = renew(home, coordinator.addresses[0], coordinator_context(home))
     until = f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
-    click.echo(f"renewed: certificate {serial_of(certificate)[:16]}, valid until {until}")
+    say(f"renewed: certificate {serial_of(certificate)[:16]}, valid until {until}")
 
 
 def show_status(path: Path, as_json: bool) -> None:
@@ -67,13 +68,14 @@ def show_status(path: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(status.fields()))
     else:
-        click.echo("\n".join(status.lines()))
+        for line in status.lines():
+            say(line)
     if status.problem:
         raise click.exceptions.Exit(Exit.FAILED)
 
 
 def say_key(home: Home) -> None:
     """Say where the keys are, and the fingerprint by which the operator knows them."""
-    click.echo(f"keys made in {home.path}; they stay there")
+    say(f"keys made in {home.path}; they stay there")
     key = public_key_pem(load_private_key(home.key).public_key())
-    click.echo(f"fingerprint to compare by telephone: {fingerprint(key)}")
+    say(f"fingerprint to compare by telephone: {fingerprint(key)}")

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from federation.terminal import all_printable, say
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -46,7 +48,7 @@ def submit(
     client = OperatorClient(Home(home))
     app_bundle = None if bundle is None else read_limited(bundle, LIMITS.app)
     run_id = client.submit(run_file, app_bundle, parse_duration(valid_for))
-    typer.echo(f"submitted {run_id}")
+    say(f"submitted {run_id}")
     if follow:
         show_progress(client, run_id)
 
@@ -105,7 +107,7 @@ def list_runs(home: HomePath) -> None:
     from federation.progress import list_line
 
     for run in OperatorClient(Home(home)).runs():
-        typer.echo(list_line(run))
+        say(list_line(run))
 
 
 @app.command()
@@ -114,9 +116,9 @@ def members(home: HomePath) -> None:
     from federation.home import Home
     from federation.operator import OperatorClient
 
-    for member in OperatorClient(Home(home)).members():
+    for member in map(all_printable, OperatorClient(Home(home)).members()):
         state = "connected" if member["online"] else ""
-        typer.echo(f"{member['name']:24} {member['role']:12} {member['country']}  {state}".rstrip())
+        say(f"{member['name']:24} {member['role']:12} {member['country']}  {state}".rstrip())
 
 
 @app.command()
@@ -126,7 +128,7 @@ def stop(run_id: RunId, home: HomePath) -> None:
     from federation.operator import OperatorClient
 
     OperatorClient(Home(home)).stop(run_id)
-    typer.echo(f"{run_id} is asked to stop")
+    say(f"{run_id} is asked to stop")
 
 
 @app.command()
@@ -142,7 +144,7 @@ def resume(
     client = OperatorClient(Home(home))
     told = int(client.show(run_id).get("number", 0))
     client.resume(run_id)
-    typer.echo(f"{run_id} goes on")
+    say(f"{run_id} goes on")
     if follow:
         show_progress(client, run_id, told)
 
@@ -192,14 +194,14 @@ def model(
         if out.suffix == KERAS:
             raise UsageError("a closed round's model has no passport", advice="take it as .npz")
         replace_file(out, client.checkpoint(run_id, round_number))
-        typer.echo(f"{out.stat().st_size} bytes in {out}, of round {round_number}; not verified: it has no passport")
+        say(f"{out.stat().st_size} bytes in {out}, of round {round_number}; not verified: it has no passport")
         return
     fetched = fetch_verified(client, place, run_id)
     if out.suffix == KERAS:
         write_keras(client, place, run_id, fetched, out)
     else:
         replace_file(out, fetched.content)
-    typer.echo(f"{out.stat().st_size} bytes in {out}; its passport is verified")
+    say(f"{out.stat().st_size} bytes in {out}; its passport is verified")
 
 
 @app.command()
@@ -232,7 +234,7 @@ def stats(
         typer.echo(json.dumps(found, indent=1))
     else:
         for line in lines(found):
-            typer.echo(line)
+            say(line)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         replace_file(out / "statistics.json", json.dumps(found, indent=1).encode() + b"\n", mode=0o644)
@@ -254,12 +256,12 @@ def release(run_id: RunId, home: HomePath) -> None:
     client, manifest = OperatorClient(Home(home)), load_manifest(Home(home))
     predicate = verify(client.passport(run_id), manifest).statement.predicate
     said = client.release(run_id, predicate.run.digest, predicate.weights)
-    for silo, fields in said.items():
-        typer.echo(f"{silo:24} {fields['status']:9} {fields['rule']} {fields['reason']}".rstrip())
+    for silo, fields in all_printable(said).items():
+        say(f"{silo:24} {fields['status']:9} {fields['rule']} {fields['reason']}".rstrip())
     waiting = [silo for silo, fields in said.items() if fields["status"] != "released"]
     if waiting:
         raise RefusedError(f"not released by {', '.join(waiting)}")
-    typer.echo(f"released: concordat run model {run_id}")
+    say(f"released: concordat run model {run_id}")
 
 
 @app.command()
@@ -272,7 +274,7 @@ def passport(
 
     content = OperatorClient(Home(home)).passport(run_id)
     replace_file(out, content)
-    typer.echo(f"{len(content)} bytes in {out}")
+    say(f"{len(content)} bytes in {out}")
 
 
 @app.command("verify-passport")
@@ -307,12 +309,12 @@ def verify_passport(
     content = read_limited(passport_file, LIMITS.passport)
     found = verify(content, load_manifest(Home(home)), None if model is None else file_digest(model))
     for line in lines(found):
-        typer.echo(line)
+        say(line)
     if checkpoints is not None:
         checkpoints.mkdir(parents=True, exist_ok=True)
         for origin, note in found.statement.predicate.logs.items():
             replace_file(checkpoints / quote(origin, safe=""), note.encode())
-    typer.echo("verified" if model else "verified; no model was given, so which file it is of was not checked")
+    say("verified" if model else "verified; no model was given, so which file it is of was not checked")
 
 
 @app.command()
@@ -346,4 +348,4 @@ def digest(run_file: RunFile) -> None:
     from federation.run import app_digest, load_run
 
     run = load_run(read_limited(run_file, LIMITS.document), source=str(run_file)).model
-    typer.echo(app_digest(build_app(run_file.resolve().parent / run.app.path)))
+    say(app_digest(build_app(run_file.resolve().parent / run.app.path)))

@@ -21,7 +21,7 @@ def validate(
     from policies.errors import DocumentError
     from policies.floor import load_floor, looser_than
     from policies.model import load_policy
-    from policies.wording import counted
+    from policies.wording import counted, visible
 
     try:
         bound = load_floor(floor).model if floor else None
@@ -38,10 +38,10 @@ def validate(
         except DocumentError as error:
             failed = True
             typer.echo(str(error), err=True)
-            typer.echo(f"{path}: refused, {counted(len(error.problems), 'problem')}", err=True)
+            typer.echo(f"{visible(path)}: refused, {counted(len(error.problems), 'problem')}", err=True)
         else:
             metadata = document.model.metadata
-            typer.echo(f"{path}: ok, {metadata.name} version {metadata.version}, {document.digest}")
+            typer.echo(f"{visible(path)}: ok, {metadata.name} version {metadata.version}, {document.digest}")
     if failed:
         raise typer.Exit(1)
 

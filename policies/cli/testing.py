@@ -27,6 +27,7 @@ def run_tests(paths: Paths = None, require_tests: RequireTests = False, junit: J
     from policies.testing import report
     from policies.testing.junit import junit as as_junit
     from policies.testing.suite import run_paths
+    from policies.wording import visible
 
     searched = paths or [Path()]
     suite = run_paths(searched, require_tests=require_tests)
@@ -35,7 +36,7 @@ def run_tests(paths: Paths = None, require_tests: RequireTests = False, junit: J
     for line in (*report.failures(suite.tested), *report.gaps(suite.coverages)):
         typer.echo(line, err=True)
     if not suite.files:
-        where = ", ".join(str(path) for path in searched)
+        where = ", ".join(visible(path) for path in searched)
         typer.echo(f"got no test in {where}, expected a file that ends in .test.yaml", err=True)
     typer.echo(report.summary(suite.tested))
     if suite.coverages:

@@ -20,6 +20,7 @@ def new(
     """
     from policies.errors import PolicyError
     from policies.library import POLICY, TEST, starter, starters
+    from policies.wording import visible
 
     if source is None:
         for name, title in starters().items():
@@ -33,7 +34,7 @@ def new(
     into.mkdir(parents=True, exist_ok=True)
     for target, text in zip(targets, texts, strict=True):
         target.write_text(text, encoding="utf-8")
-        typer.echo(str(target))
+        typer.echo(visible(target))
 
 
 def schema(

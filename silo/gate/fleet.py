@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -38,6 +39,8 @@ from federation.wire import Envelope, WireObject, check_sizes, deflate, envelope
 HEARTBEAT_SECONDS = 30.0
 POLL_TIMEOUT_SECONDS = 60.0
 CONCURRENT_OBJECTS = 2
+CLOCKS_APART_SECONDS = 240.0
+"""From where on a refusal is blamed on the clocks: the coordinator allows 300 seconds, an answer takes some."""
 MEDIA_TYPE = "application/protobuf"
 
 ResponseT = TypeVar("ResponseT", bound=Proto)
@@ -46,9 +49,16 @@ ResponseT = TypeVar("ResponseT", bound=Proto)
 class FleetRefusedError(ConcordatError):
     """The coordinator refused a Fleet request."""
 
-    def __init__(self, status: int, path: str, reason: str) -> None:
+    def __init__(self, status: int, path: str, reason: str, skew: float = 0.0) -> None:
         super().__init__(f"the coordinator refused {path} with status {status}: {reason}")
         self.status = status
+        self.skew = skew
+        """By how many seconds this machine's clock is ahead of the one that the answer was dated by."""
+
+    @property
+    def is_of_clocks(self) -> bool:
+        """Whether two clocks are too far apart: it may work once the wrong one is set right."""
+        return abs(self.skew) > CLOCKS_APART_SECONDS
 
 
 @dataclass(frozen=True)
@@ -93,13 +103,14 @@ class FleetConnection:
     def call(self, path: str, request: Proto, response_type: type[ResponseT]) -> ResponseT:
         """Send one request and read its answer; raises FleetRefusedError or UnreachableError."""
         headers = signed_headers(self._key, datetime.now(UTC))
-        status, body = self._exchange("/v1/fleet/" + path, request.SerializeToString(), headers)
+        status, body, dated = self._exchange("/v1/fleet/" + path, request.SerializeToString(), headers)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             # Nobody decided that this node may not: the coordinator is failing, or about to end.
             said = bytes(body[:1000]).decode("utf-8", "replace")
             raise UnreachableError(f"{self._host}:{self._port} answers {status}: {said}")
         if status != 200:
-            raise FleetRefusedError(status, path, bytes(body[:1000]).decode("utf-8", "replace"))
+            reason = bytes(body[:1000]).decode("utf-8", "replace")
+            raise FleetRefusedError(status, path, reason, _skew(dated, datetime.now(UTC)))
         response: ResponseT = response_type()
         try:
             response.ParseFromString(body)  # type: ignore[arg-type]  # takes any buffer
@@ -107,8 +118,8 @@ class FleetConnection:
             raise WireError(f"the answer to {path} is not the protobuf message it should be") from None
         return response
 
-    def _exchange(self, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, memoryview]:
-        """One request and its answer; a kept-alive connection that the coordinator closed meanwhile is opened anew."""
+    def _exchange(self, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, memoryview, str]:
+        """One request, its answer and the date of that; a kept-alive connection that was closed is opened anew."""
         reused = self._http is not None
         try:
             try:
@@ -123,7 +134,7 @@ class FleetConnection:
             self.close()
             raise UnreachableError(f"{self._host}:{self._port} does not answer: {_say(error)}") from None
         self._exchanged(len(body), len(content))
-        return response.status, content
+        return response.status, content, response.headers.get("date", "")
 
     def _send(self, path: str, body: bytes, headers: dict[str, str]) -> http.client.HTTPResponse:
         connection = self._http or self._connect()
@@ -290,7 +301,6 @@ class FleetNode:
 
     def _reply(self, task: Task, envelope: Envelope) -> None:
         asked = task.metadata
-        now = datetime.now(UTC).timestamp()
         metadata = Metadata(
             run_id=asked.run_id,
             message_id="",
@@ -298,8 +308,9 @@ class FleetNode:
             dst_node_id=asked.src_node_id,
             reply_to_message_id=asked.message_id,
             group_id=asked.group_id,
-            created_at=now,
-            ttl=asked.created_at + asked.ttl - now,
+            # By the coordinator's clock alone: by this machine's, a reply might be over before it began.
+            created_at=asked.created_at,
+            ttl=asked.ttl,
             message_type=asked.message_type,
         )
         metadata.delivered_at = ""
@@ -400,6 +411,14 @@ def _ids(tree: message_pb2.ObjectTree) -> list[str]:
         out.append(node.object_id)
         pending.extend(node.children)
     return out
+
+
+def _skew(dated: str, now: datetime) -> float:
+    """By how many seconds a clock is ahead of an answer's date; 0 for what is no date."""
+    try:
+        return (now - parsedate_to_datetime(dated)).total_seconds()
+    except (ValueError, TypeError):
+        return 0.0
 
 
 def _say(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from audit.log import AuditLog, utc_now
 from federation.errors import ConcordatError
 from federation.identity import Peer, load_certificate
+from federation.logs import tell
 from federation.manifest import SignedManifest
 from federation.wire import MANIFEST, MANIFEST_SIGNATURE, Envelope, Scalar
 from policies.document import Document
@@ -53,10 +53,6 @@ class Membership:
     """The newest manifest that this gate accepted."""
 
 
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-
-
 @dataclass
 class Parts:
     """What a handler works with."""
@@ -89,7 +85,7 @@ class Parts:
     """What is known of a run's privacy, where it is not what the ledger says."""
     observe: frozenset[str] = NOTHING
     """Rules whose refusals are recorded and not made."""
-    say: Callable[[str], None] = _say
+    say: Callable[[str], None] = tell
     now: Callable[[], datetime] = utc_now
 
     def take_manifest(self, envelope: Envelope) -> SignedManifest:

@@ -223,17 +223,19 @@ class Gate:
 
     def _connect(self, say: Callable[[str], None]) -> None:
         """Activate at the coordinator, trying again while it does not answer."""
-        attempt = 0
+        tried = 0
         while not self._stopping.is_set():
             self._metrics.waiting()
             try:
                 self._present_newest(say)
                 node_id = self._node.activate()
-            except UnreachableError as error:
-                if attempt == 0:
+            except (UnreachableError, FleetRefusedError) as error:
+                if isinstance(error, FleetRefusedError) and not error.is_of_clocks:
+                    raise
+                if tried == 0:
                     say(f"waiting for the coordinator: {error}")
-                self._stopping.wait(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
-                attempt += 1
+                self._stopping.wait(RETRY_SECONDS[min(tried, len(RETRY_SECONDS) - 1)])
+                tried += 1
                 continue
             self._metrics.connected(True)
             self._record("coordinator.connected", {"address": self._address, "flower_node": str(node_id)})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
+import sys
 import tomllib
-import unicodedata
 from collections.abc import Iterator, Mapping
 
 from federation.app_bundle import read_bundle
 from federation.errors import BundleError
+from federation.terminal import printable
 
 Files = Mapping[str, bytes]
 
@@ -45,7 +47,7 @@ def difference(before: Files, after: Files) -> Iterator[str]:
         if old == new:
             continue
         try:
-            texts = [(content or b"").decode().splitlines() for content in (old, new)]
+            texts = [_lines((content or b"").decode()) for content in (old, new)]
         except UnicodeDecodeError:
             yield f"binary file {shown(path)} differs"
             continue
@@ -56,9 +58,15 @@ def difference(before: Files, after: Files) -> Iterator[str]:
             yield f"{names[0]} -> {names[1]}: an empty file, or line ends alone, differ"
 
 
+def _lines(text: str) -> list[str]:
+    """Lines as Python and YAML break them; what else Unicode calls a line break is shown as what it is."""
+    found = re.split(r"\r\n|\r|\n", text)
+    return found if found[-1] else found[:-1]
+
+
 def shown(text: str) -> str:
-    """A line with every character that a terminal could act on, or that cannot be seen, written as its number.
+    """A line, whole, with everything that a terminal could act on, or that cannot be seen, written out.
 
     What a reviewer reads must be what the file holds: no cursor movement, no reordering of text.
     """
-    return "".join(c if c == "\t" or unicodedata.category(c)[0] != "C" else f"<U+{ord(c):04X}>" for c in text)
+    return "\t".join(printable(part, limit=sys.maxsize) for part in text.split("\t"))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from federation.cli.run import app as run
+from federation.terminal import say
 from policies.cli import app as policy
 from policies.cli.reading import AtOption, moment
 
@@ -32,7 +33,7 @@ def make_key(
     public = public_key_pem(key.public_key())
     beside = path.with_name(path.name + ".pub.pem")
     replace_file(beside, public)
-    typer.echo(f"{path}: private, keep it; {beside}: public, fingerprint {fingerprint(public)}")
+    say(f"{path}: private, keep it; {beside}: public, fingerprint {fingerprint(public)}")
 
 
 @policy.command()
@@ -56,7 +57,7 @@ def sign(
     text = sign_policy(document, signer, load_private_key(key), datetime.now(UTC))
     replace_file(signature_path(file), text.encode())
     metadata = document.model.metadata
-    typer.echo(f"{signature_path(file)}: {metadata.name} version {metadata.version}, signed by {signer}")
+    say(f"{signature_path(file)}: {metadata.name} version {metadata.version}, signed by {signer}")
 
 
 @policy.command()
@@ -73,7 +74,7 @@ def activate(file: PolicyFile, config: Config) -> None:
     metadata = done.policy.model.metadata
     before = f"version {done.before.model.metadata.version}" if done.before else "no policy"
     signed = "signature verified" if done.signed else "not signed: silo.yaml names no policy_signer"
-    typer.echo(f"{metadata.name} version {metadata.version} is active, before it {before}; {signed}")
+    say(f"{metadata.name} version {metadata.version} is active, before it {before}; {signed}")
 
 
 def approve(
@@ -102,10 +103,10 @@ def approve(
     check_reviewer(config, reviewer, signing_key)
     review = prepare(run_file, config, app)
     for line in review.lines(full=full):
-        typer.echo(line)
+        typer.echo(line)  # whole: what a reviewer is not shown is not approved
     if not yes:
         typer.confirm(f"approve this as {reviewer}?", abort=True)
-    typer.echo(f"approved: {review.approve(reviewer, signing_key, datetime.now(UTC))}")
+    say(f"approved: {review.approve(reviewer, signing_key, datetime.now(UTC))}")
 
 
 def revoke_approval(
@@ -120,7 +121,7 @@ def revoke_approval(
     from federation.identity import load_private_key
     from silo.governance.review import revoke
 
-    typer.echo(f"revoked: {revoke(file, config, load_private_key(key), reason, datetime.now(UTC))}")
+    say(f"revoked: {revoke(file, config, load_private_key(key), reason, datetime.now(UTC))}")
 
 
 @run.command()
@@ -155,7 +156,7 @@ def preflight(
         typer.echo(json.dumps(flight.plain(stages), indent=2, ensure_ascii=False))
     else:
         for line in flight.lines(stages):
-            typer.echo(line)
+            say(line)
     if any(stage.refused for stage in stages):
         raise typer.Exit(3)
 
@@ -188,9 +189,9 @@ def approve_release(
     manifest = load_manifest(Home(home))
     found = verify(read_limited(passport, LIMITS.passport), manifest)
     for line in lines(found):
-        typer.echo(line)
+        say(line)
     receiver = manifest.federation.member(to)
     if not yes:
         typer.confirm(f"hand this model to {to} ({receiver.role.value}, {receiver.country}) as {reviewer}?", abort=True)
     path = agree_to_release(config, found.statement.predicate, to, reviewer, signing_key, datetime.now(UTC))
-    typer.echo(f"agreed: {path}")
+    say(f"agreed: {path}")

@@ -15,6 +15,7 @@ import numpy as np
 from federation.errors import ConcordatError
 from federation.home import read_limited
 from federation.limits import LIMITS
+from federation.logs import tell
 from federation.run import load_run
 from federation.wire import Weights
 from policies.errors import PolicyError
@@ -68,7 +69,7 @@ def main(arguments: list[str]) -> int:
         try:
             make(Path(place), own=whose == "own")
         except (ConcordatError, PolicyError) as error:
-            sys.stderr.write(f"{error}\n")
+            tell(str(error))
             return 1
         return 0
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from federation.addresses import split_address
+from federation.logs import tell
 from federation.processes import PARENT_VARIABLE, end_with_parent_if_asked
 from silo.config import WorkerConfig, contracts_of, load_worker_config
 from silo.confinement import leave_network
@@ -126,7 +127,7 @@ def main() -> None:
     config = load_worker_config(path, gate)
 
     def complain(text: str) -> None:
-        print(f"worker of {config.silo}: {text}", flush=True)
+        tell(f"worker of {config.silo}: {text}")
 
     def trainer() -> int:
         # Imported already; and not with this module, as NumPy starts threads and those may enter no user namespace.

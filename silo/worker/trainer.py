@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from federation import __version__
 from federation.control_variates import LEARNING_RATE, parted
 from federation.errors import ConcordatError
+from federation.logs import tell
 from federation.run import OWN_METRICS, Run, load_run
 from federation.wire import Weights, weights_digest
 from policies.errors import PolicyError
@@ -284,8 +285,7 @@ def serve(config: WorkerConfig, network: str, enclosed: Enclosed) -> int:
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"concordat worker: {text}\n")
-    sys.stderr.flush()
+    tell(f"concordat worker: {text}")
 
 
 def _channel_paths(config: WorkerConfig) -> list[Path]:

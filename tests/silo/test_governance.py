@@ -399,7 +399,7 @@ def test_authors_are_persons_addresses_and_publisher() -> None:
 
 def test_characters_that_hide_text_are_shown_as_numbers() -> None:
     changed = difference({}, {"a.py": "x = 1 \x1b[2K\u202e".encode()})
-    assert list(changed)[-1] == "+x = 1 <U+001B>[2K<U+202E>"
+    assert list(changed)[-1] == "+x = 1 \\u001b[2K\\u202e"
     assert shown("é\t") == "é\t"
 
 

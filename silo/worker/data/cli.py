@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from federation.terminal import printable, say
+
 data = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -67,14 +69,14 @@ def check(
     if record is not None and record.exists():
         earlier = parse_summaries(read_limited(record, LIMITS.record))
         if earlier is None:
-            typer.echo(f"{record}: not an earlier check's figures; nothing to compare with", err=True)
+            say(f"{record}: not an earlier check's figures; nothing to compare with", err=True)
     found = hold_against(found_contract, earlier)
     text = json.dumps(found.fields(), indent=2, ensure_ascii=False)
     if html is not None:
         replace_file(html, page(found).encode())
     if record is not None:
         replace_file(record, text.encode(), 0o600)
-    typer.echo(text if as_json else "\n".join(lines(found)))
+    typer.echo(text if as_json else "\n".join(map(printable, lines(found))))
     if not found.ready:
         raise typer.Exit(1)
 
@@ -113,4 +115,4 @@ def mock(
     replace_file(file, table(found.dataset, rows, seed).encode())
     beside = out / f"{found.name}.dataset.yaml"
     replace_file(beside, mocked_contract(found.dataset, file.name).encode())
-    typer.echo(f"{file}: {rows} made-up rows; {beside}: their contract")
+    say(f"{file}: {rows} made-up rows; {beside}: their contract")
