@@ -103,13 +103,16 @@ class Running:
         return self.deployment.children[name].pid
 
     def trainer_pid(self, silo: str) -> int:
-        """The process that holds the data: a fork of the worker's child, which has TensorFlow and runs no app.
+        """The process that holds the data: under its keeper, a fork of the worker's child, which runs no app.
 
         A fork that ended is followed by the next one within a second or two. Between runs the number may be out of date
         at once; a silo at work in a run keeps its fork.
         """
         template = _only_child(self.pid(f"{silo}-worker"))
-        return _only_child(template)
+        while True:
+            # A keeper may end between the two looks.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                return _only_child(_only_child(template))
 
     def restart(self, name: str) -> Child:
         silo = name.removesuffix("-gate")
