@@ -117,7 +117,7 @@ def commit(canonical_payload: bytes, salt: bytes) -> tuple[str, bytes]:
 def _canonical(payload: Mapping[str, JSON]) -> bytes:
     try:
         data = rfc8785.dumps(_plain(payload, LIMITS.payload_depth))
-    except rfc8785.CanonicalizationError as error:
+    except (rfc8785.CanonicalizationError, TypeError, ValueError) as error:  # among them names with lone surrogates
         raise AuditEventError(f"the payload is not JSON: {error}") from error
     if len(data) > LIMITS.payload:
         raise AuditEventError(f"got a payload of {len(data)} bytes, expected at most {LIMITS.payload}")

@@ -37,6 +37,18 @@ def test_a_checkpoint_round_trips_in_both_readers(key: Ed25519PrivateKey, origin
     assert verify.open_checkpoint(note.encode(), *verify.parse_vkey(vkey)) == (20852163, ROOT)
 
 
+@pytest.mark.parametrize("lines", [("extension",), ("a b", "— x AAAA", "\u2028", "1"), ("x" * 1000,) * 50])
+def test_lines_that_extend_a_checkpoint_are_kept_in_both_readers(
+    key: Ed25519PrivateKey, origin: str, vkey: str, lines: tuple[str, ...]
+):
+    head = Checkpoint(origin, 7, ROOT, lines)
+    note = sign_note(head.text, origin, key).encode()
+    assert open_checkpoint(note, parse_vkey(vkey)) == head
+    assert verify.open_checkpoint(note, *verify.parse_vkey(vkey)) == (7, ROOT)
+    refusals(note.replace(lines[0].encode() + b"\n", b"", 1), vkey)
+    refusals(sign_note(head.text + "\n", origin, key).encode(), vkey)
+
+
 def test_signatures_of_others_are_ignored_and_a_bad_one_of_ours_is_not(key: Ed25519PrivateKey, origin: str, vkey: str):
     text = Checkpoint(origin, 3, ROOT).text
     other = sign_note(text, "witness.example/w", Ed25519PrivateKey.generate()).partition("\n\n")[2]

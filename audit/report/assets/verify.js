@@ -41,7 +41,7 @@ function openCheckpoint(note, key) {
   const cut = text(note, "the checkpoint", 524288).lastIndexOf("\n\n");
   const body = note.slice(0, cut), lines = note.slice(cut + 2).split("\n");
   let signed = false;
-  if (cut < 0 || lines.pop() !== "" || lines.length > 1024 || /[\0-\t\v-\x1f\ufffd]/.test(note)) {
+  if (cut < 0 || lines.pop() !== "" || lines.length > 1024 || /[\0-\t\v-\x1f\ufffd\p{Cs}]/u.test(note)) {
     fail("the checkpoint is not a signed note: a text, an empty line, signature lines");
   }
   for (const line of lines) {
@@ -54,11 +54,13 @@ function openCheckpoint(note, key) {
     }
   }
   if (!signed) fail(`the checkpoint is not signed by ${key.name} (key id ${hex(key.keyId)})`);
-  const match = /^([^\n]+)\n(0|[1-9][0-9]{0,14})\n(\S{43}=)$/.exec(body);
+  const match = /^([^\n]+)\n(0|[1-9][0-9]{0,14})\n(\S{43}=)((?:\n[^\n]+)*)$/.exec(body); // last: lines that extend it
   if (!match || match[1] !== key.name) fail(`the checkpoint's text is not the origin ${key.name}, a size and a root`);
   return { size: Number(match[2]), root: unbase64(match[3]) };
 }
 
+// An entry's time to the millisecond; it has microseconds. A day or an hour that there is not is NaN or another moment.
+const isMoment = (time) => time >= "0001" && !Number.isNaN(moment(time)) && new Date(moment(time)).toISOString() === `${time.slice(0, 23)}Z`;
 // Milliseconds since 1970 of an entry's time, which has microseconds.
 const moment = (time) => Date.parse(`${time.slice(0, 23)}Z`);
 // A checkpoint of a log with its own signature and that of one witness (C2SP tlog-cosignature, version 1).
@@ -71,6 +73,7 @@ function openWitnessed(note, key, keys, hashes) {
   const witness = keys.find((item) => line && item.name === line[1] && item !== key && equalBytes(idOf(item), blob.subarray(0, 4)));
   if (lines.length !== 3 || !own || own[1] !== key.name || !witness || blob.length !== 76) fail("a witness's signature is not by a party of this page");
   const seconds = new DataView(blob.buffer, blob.byteOffset + 4, 8).getBigUint64(0);
+  if (seconds > 253402300799n) fail("a witness's signature has a time that no calendar tells");
   verifyEd25519(witness.publicKey, utf8(`cosignature/v1\ntime ${seconds}\n${body}`), blob.subarray(12));
   if (size > hashes.length || !equalBytes(rootOf(hashes.slice(0, size)), root)) fail(`${witness.name} signed another history of this log: its holder has signed two`);
   return { witness: witness.name, size, time: new Date(Number(seconds) * 1000).toISOString() };
@@ -123,11 +126,19 @@ function canonical(value) {
   return `{${names.map((name) => `${JSON.stringify(name)}:${canonical(value[name])}`).join(",")}}`;
 }
 
+function strings(value) {
+  if (typeof value !== "object" || value === null) return String(value);
+  return Object.entries(value).map(([name, item]) => `${name} ${strings(item)}`).join(" ");
+}
+
 function checkEntry(line, seq) {
   let entry = null;
+  if (utf8(line).length > 65536 || /\p{Cs}/u.test(line)) fail(`entry ${seq} is too long or has no UTF-8 form`, seq);
   try { entry = JSON.parse(line); } catch { fail(`entry ${seq} is not JSON`, seq); }
   const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
-  if (!isObject(entry) || !isObject(entry.detail) || canonical(entry) !== line) {
+  let same = false; // a text that is nested too deeply has no form here; nor has one with an escaped half of a character
+  try { same = canonical(entry) === line && !/\p{Cs}/u.test(strings(entry)); } catch { /* as said */ }
+  if (!same || !isObject(entry) || !isObject(entry.detail)) {
     fail(`entry ${seq} is not an object with a detail, in canonical form (RFC 8785)`, seq);
   }
   const names = Object.keys(entry).filter((name) => name !== "detail").sort().join();
@@ -144,7 +155,7 @@ function checkEntry(line, seq) {
     if (!fits || !/^[A-Za-z0-9_./:-]{1,128}$/.test(name)) fail(`entry ${seq} has an impossible detail`, seq);
   }
   if (entry.seq !== seq) fail(`entry ${seq} is missing or moved: in its place is entry ${entry.seq}`, seq);
-  if (Number.isNaN(moment(entry.time))) fail(`entry ${seq} has an impossible time`, seq);
+  if (!isMoment(entry.time)) fail(`entry ${seq} has an impossible time`, seq);
   return entry;
 }
 
