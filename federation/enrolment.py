@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from pydantic import AwareDatetime, Field, ValidationError
 
 from audit import keys as log_keys
+from federation.addresses import Address, Addresses
 from federation.errors import IdentityError, UsageError
 from federation.home import Home, read_limited, replace_file
 from federation.identity import (
@@ -52,8 +53,8 @@ class Invitation(Closed):
     name: str
     role: Role
     country: Country
-    addresses: tuple[str, ...] = ()
-    coordinator: str
+    addresses: Addresses = ()
+    coordinator: Address
     authority: Pem
     token: Annotated[str, Field(min_length=40, max_length=100, repr=False)]
     expires: AwareDatetime
@@ -69,7 +70,7 @@ class EnrolmentRequest(Closed):
     name: str
     role: Role
     country: Country
-    addresses: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(max_length=16)] = ()
+    addresses: Addresses = ()
     log: Annotated[str, Field(max_length=512)]
     csr: Pem = ""
     certificate: Pem | None = None

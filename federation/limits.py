@@ -49,6 +49,8 @@ class Limits:
     """The number of approvals in a silo's directory, and of revocations."""
     control_request: int = 16 * MIB
     """A request to the control interface: a run with its app."""
+    control_answer: int = 64 * MIB
+    """An answer of the control interface that is no model."""
     fleet_request: int = 33 * MIB
     """A request to the Fleet interface: one object and its envelope."""
     object_chunk: int = 16 * MIB

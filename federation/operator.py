@@ -10,11 +10,14 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import httpx
 
+from federation.addresses import split_address
+from federation.answers import HEADERS, parse_answer, read_answer, read_events
 from federation.app_bundle import read_bundle
 from federation.errors import (
     ConcordatError,
@@ -41,6 +44,8 @@ from federation.wire import MANIFEST, MANIFEST_SIGNATURE
 CONTROL = "/concordat/v1/control/"
 RECONNECT_SECONDS = 120.0
 RETRY_SECONDS = 0.2
+_MODEL = 4 * 4 * LIMITS.model_values
+"""The bytes of a checkpoint: the model's values, and as many again for each state that a strategy keeps beside them."""
 ENDS = frozenset({"run.completed", "run.failed", "run.refused", "run.stopped"})
 """The events that end a run."""
 
@@ -58,9 +63,11 @@ class OperatorClient:
             raise UsageError(f"the manifest has no address for {coordinator.name}")
         self._home = home
         self._address = coordinator.addresses[0]
+        split_address(self._address)
         self._http = httpx.Client(
             base_url=f"https://{self._address}",
             verify=coordinator_context(home),
+            headers=HEADERS,
             timeout=httpx.Timeout(30.0),
             trust_env=False,
         )
@@ -126,11 +133,11 @@ class OperatorClient:
 
     def model(self, run: str) -> bytes:
         """The final model of a completed run, as a NumPy archive."""
-        return self._request("GET", f"runs/{run}/model").content
+        return self._request("GET", f"runs/{run}/model", limit=_MODEL)
 
     def checkpoint(self, run: str, number: int) -> bytes:
         """The model after a closed round whose checkpoint is kept, as a NumPy archive."""
-        return self._request("GET", f"runs/{run}/checkpoints/{number}").content
+        return self._request("GET", f"runs/{run}/checkpoints/{number}", limit=_MODEL)
 
     def submission(self, run: str) -> tuple[SignedRun, bytes]:
         """What was submitted, and its app; raises WireError. Nothing is verified yet."""
@@ -150,13 +157,13 @@ class OperatorClient:
 
     def passport(self, run: str) -> bytes:
         """The signed passport of a completed run's model."""
-        return self._request("GET", f"runs/{run}/passport").content
+        return self._request("GET", f"runs/{run}/passport", limit=LIMITS.passport)
 
     def statistics(self, run: str) -> Any:
         """The merged statistics of a completed run, as JSON gives them; raises ConcordatError for anything else."""
-        content = self._request("GET", f"runs/{run}/statistics").content
+        content = self._request("GET", f"runs/{run}/statistics", limit=LIMITS.statistics_result)
         try:
-            found = parse_json(content) if len(content) <= LIMITS.statistics_result else {}
+            found = parse_json(content)
             sound = found["format"] == FORMAT
         except (ValueError, KeyError, TypeError):
             sound = False
@@ -170,24 +177,10 @@ class OperatorClient:
         try:
             with self._http.stream("GET", url, params={"after": after}) as response:
                 if response.status_code != 200:
-                    response.read()
-                    raise _problem(response)
-                for line in response.iter_lines():
-                    if len(line) > LIMITS.event_line:
-                        raise ConcordatError("got an event that is larger than an event may be")
-                    if line:
-                        yield self._event(line)
+                    raise _problem(response.status_code, read_answer(response, LIMITS.control_answer))
+                yield from read_events(response, LIMITS.event_line)
         except httpx.HTTPError as error:
             raise UnreachableError(f"{self._address} does not answer: {error}") from None
-
-    def _event(self, line: str) -> dict[str, Any]:
-        try:
-            event = parse_json(line, finite=False)
-            if type(event["number"]) is int and isinstance(event["event"], str):
-                return dict(event)
-        except (ValueError, KeyError, TypeError):
-            pass
-        raise WireError(f"{self._address} sent an event that cannot be read")
 
     def follow_on(self, run: str, patience: float = RECONNECT_SECONDS, after: int = 0) -> Iterator[dict[str, Any]]:
         """The run's events until it ends, also where the coordinator is away for up to `patience` seconds meanwhile.
@@ -215,10 +208,7 @@ class OperatorClient:
             time.sleep(RETRY_SECONDS)
 
     def _call(self, method: str, path: str, body: object = None) -> Any:
-        try:
-            return parse_json(self._request(method, path, body).content, finite=False)
-        except ValueError as error:
-            raise WireError(f"{self._address} sent an answer that cannot be read: {error}") from None
+        return parse_answer(self._request(method, path, body))
 
     def _object(self, answer: object, *names: str) -> dict[str, Any]:
         if isinstance(answer, dict) and all(name in answer for name in names):
@@ -230,27 +220,28 @@ class OperatorClient:
             [self._object(one, *names) for one in answer] if isinstance(answer, list) else [self._object(answer, "[]")]
         )
 
-    def _request(self, method: str, path: str, body: object = None) -> httpx.Response:
+    def _request(self, method: str, path: str, body: object = None, *, limit: int = LIMITS.control_answer) -> bytes:
         try:
-            response = self._http.request(method, CONTROL + path, json=body)
+            with self._http.stream(method, CONTROL + path, json=body) as response:
+                content = read_answer(response, limit)
         except httpx.HTTPError as error:
             raise UnreachableError(
                 f"{self._address} does not answer: {error}", advice="is the coordinator running?"
             ) from None
-        if response.status_code >= 400:
-            raise _problem(response)
-        return response
+        if not response.is_success:
+            raise _problem(response.status_code, content)
+        return content
 
 
-def _problem(response: httpx.Response) -> ConcordatError:
-    if response.status_code == 403:
-        return RefusedError(f"the coordinator refused: {response.text[:1000]}")
+def _problem(status: int, content: bytes) -> ConcordatError:
+    if status == HTTPStatus.FORBIDDEN:
+        return RefusedError(f"the coordinator refused: {content.decode('utf-8', 'replace')[:1000]}")
     try:
-        answer = parse_json(response.content)
+        answer = parse_json(content)
         kind = RefusedError if answer.get("exit_code") == Exit.REFUSED else ConcordatError
         return kind(str(answer["error"])[:2000])
     except (ValueError, KeyError, TypeError, AttributeError):
-        return ConcordatError(f"the coordinator answered {response.status_code}")
+        return ConcordatError(f"the coordinator answered {status}")
 
 
 def build_app(directory: Path) -> bytes:

@@ -142,7 +142,7 @@ class FleetConnection:
         return connection.getresponse()
 
     def _read(self, response: http.client.HTTPResponse) -> memoryview:
-        length = int(response.headers.get("content-length", -1))
+        length = -1 if response.length is None else response.length
         if not 0 <= length <= LIMITS.fleet_request:
             self.close()
             raise WireError(f"got an answer of {length} bytes, expected at most {LIMITS.fleet_request}")
