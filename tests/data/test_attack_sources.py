@@ -68,9 +68,11 @@ def test_what_is_no_regular_file_is_refused_before_it_is_opened(
             if not path.exists():
                 pytest.skip("needs this file of the kernel's")
     assert "no regular file" in refusal(contract(sources(path)[number], data=None))
-    for source in (CsvSource(format="csv", path=path), ParquetSource(format="parquet", path=path)):
+    with pytest.raises(DataError, match="no regular file"):
+        read_columns(ParquetSource(format="parquet", path=path), ("age",))
+    if "fifo" not in kind:  # a plain CSV file is opened once, and so may come through a pipe
         with pytest.raises(DataError, match="no regular file"):
-            read_columns(source, ("age",))
+            read_columns(CsvSource(format="csv", path=path), ("age",))
 
 
 def test_a_fifo_among_the_files_of_a_directory_is_refused(contract: Write, tmp_path: Path) -> None:

@@ -172,7 +172,8 @@ def test_who_connects_and_is_silent_keeps_no_worker_out(
         for connection in silent:
             with pytest.raises(ChannelError, match="closed the connection"):
                 receive(connection)
-        assert link.turned_away == len(silent)
+        with link._changed:
+            assert link._changed.wait_for(lambda: link.turned_away == len(silent), SECONDS)
     finally:
         link.close()
 

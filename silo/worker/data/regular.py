@@ -11,13 +11,17 @@ _KERNEL = (Path("/proc"), Path("/sys"))
 """What looks like files there is the kernel's own, such as the environment of a process."""
 
 
-def require_regular(path: Path) -> None:
-    """Raise DataError for what is there and is no regular file, before it is opened; what is missing is told later."""
+def require_regular(path: Path, *, pipe: bool = False) -> None:
+    """Raise DataError for what is there and is no regular file, before it is opened; what is missing is told later.
+
+    With `pipe` a named pipe may be there, too: for a reader that opens its file once, under the gate's deadline.
+    """
     try:
         mode, real = path.stat().st_mode, path.resolve()
     except (OSError, RuntimeError, ValueError):
         return
-    if not stat.S_ISREG(mode) or any(real.is_relative_to(place) for place in _KERNEL):
+    fits = stat.S_ISREG(mode) or (pipe and stat.S_ISFIFO(mode))
+    if not fits or any(real.is_relative_to(place) for place in _KERNEL):
         raise DataError(f"{path.name}: got something that is no regular file, expected the file of the data source")
 
 

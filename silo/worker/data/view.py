@@ -44,7 +44,7 @@ def read_columns(
 
     Every column must hold numbers, but for those in `free`, which are read as they are (from CSV as text).
     """
-    require_regular(source.path)
+    require_regular(source.path, pipe=isinstance(source, CsvSource))
     try:
         if isinstance(source, ParquetSource):
             frame = _read_parquet(source.path, columns)
