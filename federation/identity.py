@@ -22,6 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from federation.errors import IdentityError
 from federation.limits import LIMITS
+from policies.files import open_regular
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 FEDERATION_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,126}[a-z0-9])?")
@@ -155,7 +156,7 @@ def check_private(path: Path, status: os.stat_result) -> None:
 def read_private(path: Path) -> bytes:
     """Read a key file; raises IdentityError where it is absent, readable by others, or too large."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             status = os.fstat(file.fileno())
             check_private(path, status)
             if status.st_size > LIMITS.key_file:
@@ -163,6 +164,8 @@ def read_private(path: Path) -> bytes:
             return file.read()
     except FileNotFoundError:
         raise IdentityError(f"{path} is missing", advice="this home has no key yet; request one first") from None
+    except OSError as error:
+        raise IdentityError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def load_private_key(path: Path, passphrase: bytes | None = None) -> ec.EllipticCurvePrivateKey:
