@@ -40,11 +40,14 @@ def create_key(path: str | os.PathLike[str]) -> Ed25519PrivateKey:
 def load_key(path: str | os.PathLike[str]) -> Ed25519PrivateKey:
     """Read a key; AuditKeyError where others may read the file or it holds no Ed25519 key."""
     try:
-        with Path(path).open("rb") as file:
+        # A pipe into which nobody writes would keep its reader waiting for ever.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             status = os.fstat(file.fileno())
-            data = file.read(LIMITS.key_file + 1)
+            data = file.read(LIMITS.key_file + 1) if stat.S_ISREG(status.st_mode) else None
     except OSError as error:
         raise AuditKeyError(f"cannot read the key {path}: {error.strerror}") from error
+    if data is None:
+        raise AuditKeyError(f"cannot read the key {path}: it is no regular file")
     mode = stat.S_IMODE(status.st_mode)
     if mode not in _PRIVATE_MODES:
         raise AuditKeyError(

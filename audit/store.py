@@ -34,7 +34,11 @@ def create_file(path: Path, data: bytes, *, mode: int) -> None:
 def replace_file(path: Path, data: bytes, *, mode: int) -> None:
     """Replace a file atomically and durably: a reader sees the old or the new content, whole."""
     temporary = path.with_name(path.name + ".tmp")
-    _write_and_sync(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), data)
+    # What lies there is left over, or somebody put it there: its owner and its other names are not to be ours. A link
+    # was put there, and is an error.
+    if not temporary.is_symlink():
+        temporary.unlink(missing_ok=True)
+    _write_and_sync(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode), data)
     temporary.replace(path)
     sync_directory(path.parent)
 

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from federation.errors import ConcordatError, IdentityError, UsageError
 from federation.identity import Peer, load_certificate, load_private_key, peer_of
 from federation.limits import LIMITS
+from policies.files import open_regular
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Home:
 def read_limited(path: Path, limit: int) -> bytes:
     """Read a whole file of at most `limit` bytes; raises ConcordatError that says what is wrong."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(limit + 1)
     except FileNotFoundError:
         raise UsageError(f"{path} is missing") from None
@@ -122,7 +123,11 @@ def read_limited(path: Path, limit: int) -> bytes:
 def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Replace a file's content so that a crash leaves either the old or the new, and force it to disk."""
     temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    # What lies there is left over, or somebody put it there: its owner and its other names are not to be ours. A link
+    # was put there, and is an error.
+    if not temporary.is_symlink():
+        temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()

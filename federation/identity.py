@@ -22,6 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from federation.errors import IdentityError
 from federation.limits import LIMITS
+from policies.files import open_regular
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 FEDERATION_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,126}[a-z0-9])?")
@@ -163,7 +164,7 @@ def _is_root_s(owner: int) -> bool:
 def read_private(path: Path) -> bytes:
     """Read a key file; raises IdentityError where it is absent, readable by others, or too large."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             status = os.fstat(file.fileno())
             check_private(path, status)
             if status.st_size > LIMITS.key_file:
@@ -171,6 +172,8 @@ def read_private(path: Path) -> bytes:
             return file.read()
     except FileNotFoundError:
         raise IdentityError(f"{path} is missing", advice="this home has no key yet; request one first") from None
+    except OSError as error:
+        raise IdentityError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def load_private_key(path: Path, passphrase: bytes | None = None) -> ec.EllipticCurvePrivateKey:

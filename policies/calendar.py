@@ -17,9 +17,12 @@ MINUTES_A_DAY: Final = 24 * 60
 
 _DURATION = re.compile(
     r"P(?=.)(?:(\d{1,4})Y)?(?:(\d{1,4})M)?(?:(\d{1,4})W)?(?:(\d{1,5})D)?"
-    r"(?:T(?=.)(?:(\d{1,5})H)?(?:(\d{1,5})M)?(?:(\d{1,6})S)?)?"
+    r"(?:T(?=.)(?:(\d{1,5})H)?(?:(\d{1,5})M)?(?:(\d{1,6})S)?)?",
+    re.ASCII,
 )
-_WINDOW = re.compile(r"(\S+) (\d\d):(\d\d)-(\d\d):(\d\d) (\S+)")
+_WINDOW = re.compile(r"(\S+) (\d\d):(\d\d)-(\d\d):(\d\d) (\S+)", re.ASCII)
+_OF_THE_MACHINE = re.compile(r"(posix|right)/.*|localtime|posixrules")
+"""Zones that some machines have files for: what they say differs from machine to machine, or counts leap seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,8 @@ def _days(text: str, expected: str) -> frozenset[int]:
 
 def _zone(name: str, expected: str) -> zoneinfo.ZoneInfo:
     try:
+        if _OF_THE_MACHINE.fullmatch(name):
+            raise ValueError(name)
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         close = nearest(name, zoneinfo.available_timezones())

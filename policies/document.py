@@ -12,6 +12,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from policies.characters import foreign_space, lines
 from policies.errors import DocumentError, Problem
+from policies.files import open_regular
 from policies.limits import LIMITS, Limits
 from policies.problems import problems_of
 from policies.reader import parse
@@ -135,7 +136,7 @@ def _encode(content: str | bytes) -> bytes:
 
 def _read(path: Path, source: str, limits: Limits) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(limits.document_bytes + 1)
     except OSError as error:
         reason = error.strerror or type(error).__name__

@@ -13,7 +13,7 @@ from policies.wording import nearest
 
 T = TypeVar("T", bound=Hashable)
 
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?")
 _SIZE = re.compile(r"([0-9]{1,18}) ?([A-Za-z]*)")
