@@ -399,7 +399,7 @@ class Coordinator:
 
     def _request_undecided(self, peer: Peer | None, path: str, reason: str) -> None:
         if self._refusals.take():
-            self._deny(peer, "request.refused", path[:200], "evaluation-error", reason)
+            self._deny(peer, "request.refused", path[:200], rule="evaluation-error", reason=reason)
 
     def _handshake_refused(self, reason: str) -> None:
         """Called on the event loop, which is not to wait for the disk."""

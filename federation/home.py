@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,10 +124,10 @@ def read_limited(path: Path, limit: int) -> bytes:
 def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Replace a file's content so that a crash leaves either the old or the new, and force it to disk."""
     temporary = path.with_name(f".{path.name}.new")
-    # What lies there is left over, or somebody put it there: its owner and its other names are not to be ours. A link
-    # was put there, and is an error.
-    if not temporary.is_symlink():
-        temporary.unlink(missing_ok=True)
+    # What lies there is left over, or somebody put it there: its owner and its other names are not to be ours.
+    if temporary.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(temporary))
+    temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
