@@ -43,7 +43,7 @@ def parse_answer(content: bytes) -> Any:
     try:
         return parse_json(content, finite=False)
     except ValueError as error:
-        raise WireError(f"got an answer from the coordinator that cannot be read: {error}") from None
+        raise WireError(f"got an answer from the coordinator that is not JSON: {error}") from None
 
 
 def _raw(response: httpx.Response) -> Iterator[bytes]:

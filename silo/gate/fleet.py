@@ -232,21 +232,18 @@ class FleetNode:
         return True
 
     def pull(self) -> Task | None:
-        """Wait for a task; the coordinator answers when there is one, or with none after a while."""
+        """Wait for a task; the coordinator answers when there is one, or with none after a while. Raises WireError."""
         with self._asking:
             request = fleet_pb2.PullMessagesRequest(node=self._node)
             response = self._main.call("pull-messages", request, fleet_pb2.PullMessagesResponse)
         if not response.messages_list:
             return None
-        message = message_from_proto(response.messages_list[0])
-        metadata = message.metadata
-        return Task(
-            metadata.message_type,
-            metadata.run_id,
-            metadata.message_id,
-            metadata,
-            response.message_object_trees[0],
-        )
+        try:
+            metadata = message_from_proto(response.messages_list[0]).metadata
+            tree = response.message_object_trees[0]
+        except (LookupError, ValueError, TypeError, AttributeError):
+            raise WireError("the coordinator sent a message that Flower cannot read") from None
+        return Task(metadata.message_type, metadata.run_id, metadata.message_id, metadata, tree)
 
     def fetch(self, task: Task) -> Envelope:
         """Fetch a task's content, every object checked against its id; raises WireError."""

@@ -21,7 +21,7 @@ from audit.upkeep import Upkeep
 from audit.witness import Witness
 from federation import __version__
 from federation.enrolment import log_origin
-from federation.errors import ConcordatError, IdentityError, ManifestError, UnreachableError
+from federation.errors import ConcordatError, IdentityError, ManifestError, UnreachableError, WireError
 from federation.faults import attempt
 from federation.home import Home, read_limited
 from federation.identity import Role, load_certificate
@@ -140,6 +140,8 @@ class Gate:
             lambda: _witness_age(witnessing), lambda: epsilon_left(self._ledger, self._active(), utc_now())
         )
         self._stopping = threading.Event()
+        self._failed = 0
+        """How often the coordinator was lost or refused since a pull had its answer."""
         self._presenting = threading.Lock()
         self._status = (
             StatusServer(config.metrics, self._metrics.registry, self._metrics.unhealthy, self._metrics.not_ready)
@@ -199,6 +201,7 @@ class Gate:
             self._metrics.waiting()
             self._present_newest(say)
             task = self._node.pull()
+            self._failed = 0
             if task is not None:
                 self._metrics.working()
                 answer = self._handler.handle(task)
@@ -212,14 +215,21 @@ class Gate:
                 return
             self._metrics.connected(False)
             self._record("coordinator.refused", {"status": error.status}, reason=str(error)[:2000])
-            self._connect(say)
-        except UnreachableError as error:
+            self._connect_again(say)
+        except (UnreachableError, WireError) as error:
+            # WireError: what came is no answer of Flower's. The next may be one; a gate that ended would serve nobody.
             if self._stopping.is_set():
                 return
             self._metrics.connected(False)
             self._record("coordinator.lost", reason=str(error)[:2000])
             say(f"connection lost: {error}")
-            self._connect(say)
+            self._connect_again(say)
+
+    def _connect_again(self, say: Callable[[str], None]) -> None:
+        """Activate once more, after a while that grows until a pull has its answer: each try is an entry in the log."""
+        self._stopping.wait(RETRY_SECONDS[min(self._failed, len(RETRY_SECONDS) - 1)])
+        self._failed += 1
+        self._connect(say)
 
     def _connect(self, say: Callable[[str], None]) -> None:
         """Activate at the coordinator, trying again while it does not answer."""
@@ -229,7 +239,7 @@ class Gate:
             try:
                 self._present_newest(say)
                 node_id = self._node.activate()
-            except (UnreachableError, FleetRefusedError) as error:
+            except (UnreachableError, FleetRefusedError, WireError) as error:
                 if isinstance(error, FleetRefusedError) and not error.is_of_clocks:
                     raise
                 if tried == 0:
