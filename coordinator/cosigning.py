@@ -71,7 +71,7 @@ class IdleCosigning:
             problem = attempt(partial(self._exchange, connected), str)
             if problem and problem != said:
                 said = problem
-                self._say(f"logs are not cosigned: {problem}")
+                self._say(f"logs are not cosigned: {problem}\n")
 
     def _exchange(self, connected: Mapping[str, int]) -> str:
         """Have them cosigned; returns what went wrong."""
