@@ -15,7 +15,14 @@ from typing import Any, Protocol
 
 from audit.errors import AuditError
 from coordinator.connections import PEER, PeerCertificateProtocol
-from coordinator.superlink import CLOCK_TOLERANCE_SECONDS, FLEET_PREFIX, PULL_MESSAGES, Response, SuperLink
+from coordinator.superlink import (
+    CLOCK_TOLERANCE_SECONDS,
+    FLEET_PREFIX,
+    NOT_ACTIVE,
+    PULL_MESSAGES,
+    Response,
+    SuperLink,
+)
 from federation.errors import ConcordatError, Exit, IdentityError
 from federation.faults import report
 from federation.identity import Peer, Role, load_der_certificate, peer_of
@@ -132,7 +139,7 @@ class Gateway:
             response = await asyncio.to_thread(self._superlink.fleet, scope["path"], body, scope["headers"])
         if response is None:
             return
-        if response.status in {401, 403}:
+        if response.status in {401, 403} and response != NOT_ACTIVE:
             await self._refuse(peer, scope, response.status, response.body.decode("utf-8", "replace"), send)
         else:
             await send_response(send, response)
@@ -330,11 +337,11 @@ async def send_response(send: Send, response: Response) -> None:
     ]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     # In parts, each once there is room for it: a peer that reads slowly is not to fill the memory here.
-    rest = memoryview(response.body)
-    while len(rest) > PART_BYTES:
-        await send({"type": "http.response.body", "body": rest[:PART_BYTES], "more_body": True})
-        rest = rest[PART_BYTES:]
-    await send({"type": "http.response.body", "body": rest})
+    last = max(0, len(response.body) - 1) // PART_BYTES * PART_BYTES
+    for start in range(0, last, PART_BYTES):
+        part = response.body[start : start + PART_BYTES]
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": response.body[last:]})
 
 
 async def send_json(send: Send, status: int, content: object) -> None:

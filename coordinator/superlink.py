@@ -105,6 +105,10 @@ class Response:
     media_type: str = "application/protobuf"
 
 
+NOT_ACTIVE = Response(401, b"the node is not active here, activate it first", "text/plain; charset=utf-8")
+"""The answer to a node id that was not given out here: by the process before, as a rule, so no refusal of anybody."""
+
+
 @dataclass
 class _Arriving:
     """A reply whose objects are still coming."""
@@ -208,7 +212,7 @@ class SuperLink:
         except DecodeError:
             return _error(400, "the request is not the protobuf message this call takes")
         if self._is_of_another_process(request):
-            return _error(400, "the node is not active here, activate it first")
+            return NOT_ACTIVE
         http = Request({"type": "http", "headers": headers, "app": self._app, "state": {}})
         http.state.protobuf_request = request
         try:
