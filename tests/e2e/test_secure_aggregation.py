@@ -115,7 +115,8 @@ class Watch:
         """The vector of a gate's kept reply: weights, or under secure aggregation their change."""
         path = self.federation.founded.silos[silo].gate.path / "replies" / f"train-{number:08d}.reply"
         with path.open("rb") as file:
-            assert json.loads(file.readline())["question"]["run_id"] == self.run
+            digest = json.loads(file.readline())["question"]["run_digest"]
+            assert digest.removeprefix("sha256:").startswith(self.run.rpartition("-")[2])
             return np.frombuffer(file.read(), dtype="<f4")
 
 
