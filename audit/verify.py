@@ -1,9 +1,8 @@
 """Verify a Concordat audit log from outside, with nothing but Python's standard library (3.9 or later).
 
 Run it as `python verify.py PATH [--key VKEY] [--json]`, where PATH is a log's directory, or a bundle of several logs
-(.zip). It needs no other file of the project and no network. It re-hashes every entry, rebuilds the Merkle tree
-(RFC 6962) and compares its root with the signed one. Where something is wrong it names the first bad entry.
-docs/audit-format.md describes the format.
+(.zip). It needs no other file and no network. It re-hashes every entry, rebuilds the Merkle tree (RFC 6962), compares
+its root with the signed one, and names the first entry that is wrong. docs/audit-format.md describes the format.
 """
 
 from __future__ import annotations
@@ -165,8 +164,7 @@ TEXT, DIGEST, COUNT = "(?s:.+)", "sha256:[0-9a-f]{64}", "0|[1-9][0-9]{0,14}"
 TIME = "[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9][.][0-9]{6}"  # newer Pythons read 24:00
 PATTERNS = {"schema": SCHEMA, "seq": COUNT, "time": f"{TIME}Z", "actor": TEXT}
 PATTERNS |= {"action": r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", "resource": TEXT, "decision": "allow|deny|record"}
-PATTERNS |= {"rule": TEXT, "reason": TEXT, "policy": DIGEST, "run": TEXT, "round": COUNT}
-PATTERNS |= {"payload_commitment": DIGEST}
+PATTERNS |= {"rule": TEXT, "reason": TEXT, "policy": DIGEST, "run": TEXT, "round": COUNT, "payload_commitment": DIGEST}
 OPTIONAL = {"rule", "reason", "policy", "run", "round", "payload_commitment"}
 COMPILED = {name: re.compile(pattern) for name, pattern in PATTERNS.items()}
 
@@ -263,10 +261,7 @@ def segment_starts(folder: Path) -> list[tuple[int, bool]]:
 
 
 def read_segments(folder: Path, kind: str) -> Iterator[tuple[int, bytes]]:
-    """Every line ("jsonl") or 32-byte hash ("hashes") of all segments, with the start of its segment.
-
-    The lines of a segment that was purged are empty.
-    """
+    """Every line ("jsonl"; empty if purged) or 32-byte hash ("hashes") of all segments, with its segment's start."""
     starts, seq = segment_starts(folder), 0
     for index, (start, present) in enumerate(starts):
         if start != seq:

@@ -130,10 +130,26 @@ def test_links_lead_somewhere(page: str) -> None:
 
 def test_security_page_has_the_ten_promises_and_names_tests_that_exist() -> None:
     text = (ROOT / "SECURITY.md").read_text()
-    rows = re.findall(r"^\| (\d+) \| .+$", text, re.M)
-    assert [int(row) for row in rows] == list(range(1, 11))
+    promises = re.split(r"^## (\d+)\. ", text.partition("## What the promises do not say")[0], flags=re.M)[1:]
+    assert [int(number) for number in promises[::2]] == list(range(1, 11))
+    for number, section_of_it in zip(promises[::2], promises[1::2], strict=True):
+        for part in ("**What enforces it**", "**Attacked by** `tests/", "**Not yet**"):
+            assert part in section_of_it, f"{number}: {part}"
     for path in re.findall(r"`(tests/[\w/.]+)`", text):
         assert (ROOT / path).exists(), path
+
+
+def test_every_attack_is_listed_and_every_one_listed_is_a_test() -> None:
+    listed: dict[str, set[str]] = {}
+    for path, name in re.findall(
+        r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs" / "security-testing.md").read_text()
+    ):
+        listed.setdefault(path, set()).add(name)
+    for path, names in listed.items():
+        tests = {one.name for one in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(one, ast.FunctionDef)}
+        assert names - {""} <= tests, path
+    attacks = {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_attack*.py")}
+    assert attacks <= set(listed)
 
 
 def test_commands_in_the_docs_exist() -> None:

@@ -37,7 +37,7 @@ def limited(bench: GateBench, clock: Clock) -> Iterator[GateBench]:
 
 
 @pytest.mark.parametrize("anew", [True, False], ids=["restarted", "running"])
-def test_what_was_signed_once_is_train(limited: GateBench, clock: Clock, *, anew: bool) -> None:
+def test_what_was_signed_once_is_trained_once(limited: GateBench, clock: Clock, *, anew: bool) -> None:
     train(limited)
     for again in range(5):
         if anew:
