@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.errors import IdentityError, WireError
 from federation.identity import fingerprint, load_certificate, public_key_pem
+from federation.json_text import once
 
 IN_TOTO = "application/vnd.in-toto+json"
 """The payload type of an in-toto statement."""
@@ -61,7 +62,7 @@ def parse_envelope(data: bytes, limit: int) -> Sealed:
     if len(data) > limit:
         raise WireError(f"got an envelope of {len(data)} bytes, expected at most {limit}")
     try:
-        found = json.loads(data, object_pairs_hook=_once)
+        found = json.loads(data, object_pairs_hook=once)
         (signed,) = found["signatures"]
         if set(found) != {"payload", "payloadType", "signatures"} or set(signed) != {"keyid", "sig", "cert"}:
             raise KeyError(str(sorted(found)))
@@ -107,10 +108,3 @@ def _base64(text: str) -> bytes:
     if base64.b64encode(data).decode() != text:
         raise binascii.Error("not in its canonical spelling")
     return data
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return found

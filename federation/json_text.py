@@ -21,9 +21,9 @@ def parse_json(content: str | bytes, *, finite: bool = True) -> Any:
     text = without_mark(content).decode() if isinstance(content, bytes) else content
     try:
         if finite:
-            found = json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_once)
+            found = json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=once)
         else:
-            found = json.loads(text, object_pairs_hook=_once)
+            found = json.loads(text, object_pairs_hook=once)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     if "\\u" in text:
@@ -42,7 +42,8 @@ def _finite(text: str) -> float:
     return value
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of these names and values, for `json.loads`; raises ValueError if a name comes twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("got a name twice in an object")

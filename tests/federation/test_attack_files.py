@@ -19,22 +19,7 @@ from policies.errors import DocumentError
 from policies.model import load_policy
 from silo.gate.policy_file import PolicyFile
 
-POLICY = """\
-apiVersion: concordat/v1
-kind: SiloPolicy
-metadata: {name: clock, version: 1, owner: dpo@clock.example, effective: 2020-01-01}
-residency:
-  silo: DE
-  destinations:
-    model_update: {countries: [EU], basis: gdpr-art-6-1-e}
-    metrics: {countries: [EU], basis: gdpr-art-6-1-e}
-purposes: {vocabulary: duo, allow: [HMB], legal_basis: [gdpr-art-6-1-e]}
-datasets:
-  heart: {columns: {allow: [age]}, rows: {minimum: 10}}
-apps: {approvals: required, allow: []}
-runs: {max_rounds: 5}
-egress: {metrics: {allow: [loss], minimum_count: 10}, update: {max_norm: 10.0, max_bytes: 1MiB}}
-"""
+POLICY = (Path(__file__).parents[1] / "smallest_policy.yaml").read_text()
 
 READERS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
     "a limited file": (lambda path: read_limited(path, 100), ConcordatError),

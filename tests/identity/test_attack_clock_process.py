@@ -28,22 +28,7 @@ class _Shifted(_module.datetime):
 
 _module.datetime = _Shifted
 """
-POLICY = """\
-apiVersion: concordat/v1
-kind: SiloPolicy
-metadata: {name: clock, version: 1, owner: dpo@clock.example, effective: 2020-01-01}
-residency:
-  silo: DE
-  destinations:
-    model_update: {countries: [EU], basis: gdpr-art-6-1-e}
-    metrics: {countries: [EU], basis: gdpr-art-6-1-e}
-purposes: {vocabulary: duo, allow: [HMB], legal_basis: [gdpr-art-6-1-e]}
-datasets:
-  heart: {columns: {allow: [age]}, rows: {minimum: 10}}
-apps: {approvals: required, allow: []}
-runs: {max_rounds: 5}
-egress: {metrics: {allow: [loss], minimum_count: 10}, update: {max_norm: 10.0, max_bytes: 1MiB}}
-"""
+POLICY = (Path(__file__).parents[1] / "smallest_policy.yaml").read_text()
 
 
 @contextmanager

@@ -24,21 +24,7 @@ from .conftest import Online, wait_until
 
 pytestmark = pytest.mark.federation
 
-POLICY = """\
-apiVersion: concordat/v1
-kind: SiloPolicy
-metadata: {name: silo-a, version: 1, owner: dpo@silo-a.example, effective: 2020-01-01}
-residency:
-  silo: DE
-  destinations:
-    model_update: {countries: [EU], basis: gdpr-art-9-2-j}
-    metrics: {countries: [EU], basis: gdpr-art-9-2-j}
-purposes: {vocabulary: duo, allow: [HMB], legal_basis: [gdpr-art-9-2-j]}
-datasets: {heart: {columns: {allow: [age, sick]}, rows: {minimum: 50}}}
-apps: {approvals: required, allow: []}
-runs: {max_rounds: 10}
-egress: {metrics: {allow: [loss], minimum_count: 20}, update: {max_norm: 10.0, max_bytes: 1MiB}}
-"""
+POLICY = (Path(__file__).parents[1] / "smallest_policy.yaml").read_text()
 NO_TREE = fleet_pb2.PullMessagesResponse(messages_list=[message_pb2.Message()]).SerializeToString()
 JUNK = {
     "no protobuf": b"\xff" * 64,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from .limited_gate import Clock, limit
 from .simulator import Consortium, GateBench, found_consortium
 
 
@@ -39,3 +40,18 @@ def bench(consortium: Consortium, short_path: Path) -> Iterator[GateBench]:
     bench = GateBench(consortium, short_path)
     yield bench
     bench.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The clock of a gate with a privacy budget."""
+    return Clock()
+
+
+@pytest.fixture
+def limited(bench: GateBench, clock: Clock) -> Iterator[GateBench]:
+    """A gate with a privacy budget, a ledger, replies and a clock that the test sets."""
+    limit(bench, clock)
+    yield bench
+    assert bench.ledger is not None
+    bench.ledger.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -22,24 +21,11 @@ from silo.gate import admissions
 from silo.gate.admissions import RUNS, Admissions, Progress
 from silo.gate.history import history_of, read_entries
 
-from .limited_gate import CHEAP, Clock, limit, restart, train
+from .limited_gate import CHEAP, Clock, restart, train
 from .simulator import RUN, SILO, GateBench, refused
 from .test_gate_session import OPERATOR
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def limited(bench: GateBench, clock: Clock) -> Iterator[GateBench]:
-    limit(bench, clock)
-    yield bench
-    assert bench.ledger is not None
-    bench.ledger.close()
 
 
 def test_more_runs_than_are_kept_in_any_case_make_a_gate_forget_none_that_is_good(

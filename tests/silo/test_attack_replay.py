@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -15,25 +14,12 @@ from federation.wire import Kind
 from silo.gate.ledger import read_ledger
 from silo.gate.replies import Replies
 
-from .limited_gate import PRIVATE, Clock, limit, restart, train
+from .limited_gate import PRIVATE, Clock, restart, train
 from .simulator import SILO, GateBench, refused
 from .test_gate_statistics import ALLOWED, summarised
 from .test_gate_statistics import TEXT as SURVEY
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def limited(bench: GateBench, clock: Clock) -> Iterator[GateBench]:
-    limit(bench, clock)
-    yield bench
-    assert bench.ledger is not None
-    bench.ledger.close()
 
 
 @pytest.mark.parametrize("anew", [True, False], ids=["restarted", "running"])
