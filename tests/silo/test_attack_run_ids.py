@@ -132,7 +132,7 @@ def test_rows_that_change_between_two_admissions_do_not_change_what_was_spent(
     limited.round(1)
     first = spent(limited)
     restart(limited)
-    limited.work(prepare=lambda _: prepared(examples=rows, rows=2 * rows))
+    limited.work(prepare=lambda _: prepared(examples=rows, rows=rows + 60))
     assert limited.admit(limited.consortium.sign(PRIVATE)).config["status"] == "admitted"
     session = limited.handler._session
     assert session is not None
