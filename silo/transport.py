@@ -59,7 +59,7 @@ class UnixListener:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(str(path))
         path.chmod(0o600 if worker_uid is None else 0o666)
-        self._socket.listen(4)
+        self._socket.listen(BACKLOG)
 
     def accept(self) -> socket.socket:
         """The next connection."""

@@ -267,7 +267,8 @@ def test_a_removal_that_a_crash_cut_short_is_done_again(
     real, calls = Path.unlink, []
 
     def crash(path: Path, missing_ok: bool = False) -> None:
-        calls.append(path)
+        if path.suffix != ".tmp":  # what the log itself replaces is no removal
+            calls.append(path)
         if len(calls) > allowed:
             raise InterruptedError
         real(path, missing_ok=missing_ok)

@@ -158,7 +158,7 @@ def test_a_fault_while_one_answer_is_read_is_that_silos_and_its_words_stay_out(
 
     with (
         caplog.at_level(logging.ERROR, "concordat"),
-        pytest.raises(WireError, match=r"^the coordinator cannot read the answer of silo-a: OverflowError$"),
+        pytest.raises(WireError, match=r"cannot read the answer of silo-a: an error of type OverflowError$"),
         reading("silo-a"),
     ):
         faulty()

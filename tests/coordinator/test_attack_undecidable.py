@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -106,6 +107,8 @@ def test_a_stranger_at_enrolment_learns_nothing_of_a_fault(
     recorded: list[tuple[str, ...]] = []
 
     class Authority:
+        invitations = SimpleNamespace(knows=lambda _token: True)
+
         def redeem(self, *_: object) -> None:
             raise AssertionError(SECRET)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("audit", "coordinator", "demo", "federation", "policies", "silo", "simulation")
 SECRET = re.compile(r"token|secret|hmac|\bmac\b|passphrase|password|pseudonym|private|seed|\bpin\b", re.I)
+NO_SECRET = re.compile(r"public|tokenize\.")
+"""Public keys, and the tokens of Python's own grammar."""
 CONSTANTS = (ast.Constant, ast.List, ast.Tuple, ast.Set)
 
 LOOKED_AT = {
@@ -29,11 +31,11 @@ def comparisons(path: Path) -> Iterator[str]:
 
 
 def found() -> dict[str, set[str]]:
-    """By file, the comparisons that speak of a secret; public keys are none."""
+    """By file, the comparisons that speak of a secret."""
     out: dict[str, set[str]] = {}
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
-            suspect = {one for one in comparisons(path) if SECRET.search(one) and "public" not in one}
+            suspect = {one for one in comparisons(path) if SECRET.search(one) and not NO_SECRET.search(one)}
             if suspect:
                 out[str(path.relative_to(ROOT))] = suspect
     return out

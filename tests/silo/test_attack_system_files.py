@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from silo.confinement import runtime_paths
 
 from .test_confinement import needs_landlock
@@ -40,8 +38,7 @@ def test_of_etc_only_what_libraries_read_can_be_opened() -> None:
         allowed = any(path.resolve().is_relative_to(place) for place in known)
         if path.is_file() and not path.is_symlink() and not allowed and os.access(path, os.R_OK):
             others.append(str(path))
-    if not others:
-        pytest.skip("this machine has nothing in /etc but what libraries read")
+    assert others, "this machine has nothing in /etc but what libraries read, so that nothing can be tried"
     command = [sys.executable, "-P", "-c", TRIES, *others[:500]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -77,9 +77,10 @@ def test_a_fault_while_deciding_is_a_refusal_that_is_recorded(
     bench: GateBench, kind: type[Exception], part: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.work()
+    signed = bench.consortium.sign()
     setattr(bench.handler._parts, part, Trap(kind))
     with caplog.at_level(logging.ERROR, "concordat"):
-        answer = bench.admit()
+        answer = bench.admit(signed)
     assert refused(answer) == "evaluation-error"
     denied = [entry for entry in bench.state().entries if entry["decision"] == "deny"]
     assert [entry["rule"] for entry in denied] == ["evaluation-error"]

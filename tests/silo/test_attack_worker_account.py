@@ -53,7 +53,7 @@ def told_wrong(read: Callable[[], object]) -> str:
 def serves_the_next_run(bench: GateBench, text: str = RUN) -> None:
     bench.link.drop()
     bench.work()
-    assert bench.admit(bench.consortium.sign(text)).config["status"] == "admitted"
+    assert bench.admit(bench.consortium.sign(text), run_id="run-next").config["status"] == "admitted"
     assert bench.round(1).config["status"] == "ok"
 
 

@@ -164,7 +164,7 @@ def test_who_connects_and_is_silent_keeps_no_worker_out(
 ) -> None:
     monkeypatch.setattr(worker_link, "HANDSHAKE_SECONDS", 6 * DEADLINE)
     link = WorkerLink(path)
-    silent = [connected(path) for _ in range(worker_link.CONCURRENT_HANDSHAKES - 1)]
+    silent = [connected(path) for _ in range(LIMITS.worker_handshakes - 1)]
     try:
         PlayedWorker(path)
         assert link.wait(SECONDS) == {"network": "simulated"}
@@ -209,7 +209,7 @@ def test_a_storm_of_reconnections_leaves_the_last_worker_and_no_threads(link: Wo
     link.next_hello(50, SECONDS)
     assert link.ask(Frame("evaluate"), SECONDS).op == "evaluated"
     worker.close()
-    assert threading.active_count() <= before + 1 + worker_link.CONCURRENT_HANDSHAKES
+    assert threading.active_count() <= before + 1 + LIMITS.worker_handshakes
 
 
 # -- through the gate
