@@ -168,8 +168,10 @@ def drop_capabilities() -> str:
     return "no capabilities"
 
 
-def forbid_sockets() -> str:
+def forbid_sockets(*, own_ipc: bool = False) -> str:
     """Leave every thread of this process, and its children, the system calls that training needs; returns the result.
+
+    `own_ipc` says that the process is in an IPC namespace of its run's own, with which System V memory ends.
 
     A seccomp filter, which makes no socket and connects none. Landlock and namespaces leave open what listens on a
     Unix socket in the file system, such as a database, and memory, keys, locks and signals that reach other processes.
@@ -177,7 +179,7 @@ def forbid_sockets() -> str:
     machine = platform.machine()
     if machine not in ARCHITECTURES:
         return f"SOCKETS NOT FORBIDDEN, nor any other system call: those of {machine} are not known"
-    instructions = program(machine, os.getpid(), gpu=bool(gpu_nodes()))
+    instructions = program(machine, os.getpid(), gpu=bool(gpu_nodes()), own_ipc=own_ipc)
     code = (_Instruction * len(instructions))(*(_Instruction(*one) for one in instructions))
     filter_ = _Program(len(instructions), code)
     if _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:

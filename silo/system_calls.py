@@ -84,6 +84,8 @@ _ALLOWED = {
     """,
     "The machine": "uname 63 160, sysinfo 99 179, getrandom 318 278",
 }
+_OWN_IPC = """shmget 29 194, shmat 30 196, shmctl 31 195, shmdt 67 197, semget 64 190, semop 65 193, semtimedop 220 192,
+    semctl 66 191, msgget 68 186, msgsnd 69 189, msgrcv 70 188, msgctl 71 187"""
 _CONDITIONAL = """fcntl 72 25, ioctl 16 29, prctl 157 167, clone 56 220, kill 62 129, tgkill 234 131, prlimit64 302 261,
     sched_setaffinity 203 122, sendto 44 206"""
 _TOLD_ABSENT = """clone3 435 435, flock 73 32, openat2 437 437, memfd_create 319 279, io_uring_setup 425 425,
@@ -109,6 +111,8 @@ def _calls(text: str) -> tuple[Call, ...]:
 
 ALLOWED: Mapping[str, tuple[Call, ...]] = MappingProxyType({why: _calls(text) for why, text in _ALLOWED.items()})
 """The calls that are allowed whatever they are asked, by what they are for."""
+OWN_IPC = _calls(_OWN_IPC)
+"""The calls that are allowed in an IPC namespace of the run's own: what they make ends with it."""
 CONDITIONAL = _calls(_CONDITIONAL)
 """The calls that are allowed where their arguments are harmless."""
 TOLD_ABSENT = _calls(_TOLD_ABSENT)
@@ -120,8 +124,11 @@ _PRCTL = (3, 15, 16, 21, 23, 38, 39, 0x53564D41)  # names of threads and of memo
 _IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # terminals' and pipes' state, blocking, closing on exec
 
 
-def program(machine: str, process: int, *, gpu: bool) -> list[Instruction]:
-    """The filter for a process, by its own number of itself; with `gpu` NVIDIA's device nodes can be used."""
+def program(machine: str, process: int, *, gpu: bool, own_ipc: bool) -> list[Instruction]:
+    """The filter for a process, by its own number of itself.
+
+    With `gpu` NVIDIA's device nodes can be used. `own_ipc` says that the process is in an IPC namespace of the run's.
+    """
     numbers = {call.name: call.numbers[machine] for call in CONDITIONAL}
     conditions: dict[str, list[Instruction]] = {
         "fcntl": _one_of(1, *_FCNTL),
@@ -139,7 +146,7 @@ def program(machine: str, process: int, *, gpu: bool) -> list[Instruction]:
     made += [(_LOAD, 0, 0, _NUMBER), (_IF_NOT_BELOW, 0, 1, _X32), _REFUSE]
     for name, body in conditions.items():
         made += [(_IF_EQUAL, 0, len(body), numbers[name]), *body]
-    for call in (call for calls in ALLOWED.values() for call in calls):
+    for call in (*(call for calls in ALLOWED.values() for call in calls), *(OWN_IPC if own_ipc else ())):
         made += [part for number in _number(call, machine) for part in _given(number)]
     for call in TOLD_ABSENT:
         made += [part for number in _number(call, machine) for part in ((_IF_EQUAL, 0, 1, number), _ABSENT)]

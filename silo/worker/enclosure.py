@@ -31,6 +31,8 @@ class Enclosed:
     """Its process id outside."""
     said: str
     """How it is kept from other processes."""
+    own_ipc: bool
+    """Whether System V memory, semaphores and queues are in a namespace that ends with it."""
     _keeper: socket.socket
 
     def end_with(self, connection: socket.socket) -> None:
@@ -79,7 +81,7 @@ class Enclosure:
 
     def _within(self, work: Callable[[Enclosed], int], outer: socket.socket, inner: socket.socket) -> int:
         outer.close()
-        enclosed = Enclosed(number_outside(), self.said, inner)
+        enclosed = Enclosed(number_outside(), self.said, self.namespaces, inner)
         return (_own_proc() if self.proc else 0) or work(enclosed)
 
 

@@ -46,10 +46,19 @@ NO_CONTRACTS: Mapping[str, Contract] = MappingProxyType({})
 class Trainer:
     """Answers the gate's requests for one run."""
 
-    def __init__(self, config: WorkerConfig, scratch: Path, contracts: Mapping[str, Contract] = NO_CONTRACTS) -> None:
+    def __init__(
+        self,
+        config: WorkerConfig,
+        scratch: Path,
+        contracts: Mapping[str, Contract] = NO_CONTRACTS,
+        *,
+        own_ipc: bool = False,
+    ) -> None:
+        """`own_ipc` says that this process is in an IPC namespace of its run's own."""
         self._config = config
         self._contracts = contracts
         self._scratch = scratch
+        self._own_ipc = own_ipc
         self._run: Run | None = None
         self._view: PolicyView | None = None
         self._model: FederatedModel | None = None
@@ -105,7 +114,7 @@ class Trainer:
         drop_capabilities()
         if use_device(self._config.device):
             _complain("trains on a GPU")
-        sockets = forbid_sockets()
+        sockets = forbid_sockets(own_ipc=self._own_ipc)
         if sockets.startswith("SOCKETS NOT") and isinstance(source, ContractSource):
             raise WorkError(f"the app could reach what listens on this host, such as a database: {sockets}")
         _silence()
@@ -262,7 +271,7 @@ def serve(config: WorkerConfig, network: str, enclosed: Enclosed) -> int:
         }
         connection = connect(config, _complain)
         enclosed.end_with(connection)
-        trainer = Trainer(config, scratch, contracts)
+        trainer = Trainer(config, scratch, contracts, own_ipc=enclosed.own_ipc)
         began, asked = time.monotonic(), False
         try:
             send(connection, Frame("hello", hello))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from silo.system_calls import ALLOWED, CONDITIONAL, TOLD_ABSENT
+from silo.system_calls import ALLOWED, CONDITIONAL, OWN_IPC, TOLD_ABSENT
 
 PAGE = (Path(__file__).parents[2] / "docs" / "confinement.md").read_text()
 
@@ -27,3 +27,8 @@ def test_conditional_and_absent_calls_are_listed() -> None:
     assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == [call.name for call in CONDITIONAL]
     line = next(line for line in PAGE.splitlines() if line.startswith("Answered as by a kernel"))
     assert re.findall(r"`(\w+)`", line) == [call.name for call in TOLD_ABSENT]
+
+
+def test_calls_of_an_ipc_namespace_of_the_runs_own_are_listed() -> None:
+    line = next(line for line in PAGE.splitlines() if line.startswith("Allowed in an IPC namespace"))
+    assert re.findall(r"`(\w+)`", line) == [call.name for call in OWN_IPC]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from silo.system_calls import ALLOWED, CONDITIONAL, TOLD_ABSENT, program
+from silo.system_calls import ALLOWED, CONDITIONAL, OWN_IPC, TOLD_ABSENT, program
 
 EACCES, ENOSYS = 13, 38
 
@@ -183,15 +183,16 @@ print(json.dumps({"other": attempt(lambda: os.kill(victim, 0)),
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @pytest.mark.parametrize("gpu", [False, True])
-def test_the_filter_is_a_program_that_the_kernel_takes(machine: str, gpu: bool) -> None:
+@pytest.mark.parametrize("own_ipc", [False, True])
+def test_the_filter_is_a_program_that_the_kernel_takes(machine: str, gpu: bool, own_ipc: bool) -> None:
     """Every jump goes forwards to an instruction, the last one decides, and no call is in two lists."""
-    made = program(machine, 7, gpu=gpu)
+    made = program(machine, 7, gpu=gpu, own_ipc=own_ipc)
     assert len(made) <= 4096
     assert made[-1][0] == 0x06
     for place, (code, when, otherwise, _) in enumerate(made):
         if code & 7 == 5:
             assert place + 1 + max(when, otherwise) < len(made)
-    calls = [*(call for calls in ALLOWED.values() for call in calls), *CONDITIONAL, *TOLD_ABSENT]
+    calls = [*(call for calls in ALLOWED.values() for call in calls), *OWN_IPC, *CONDITIONAL, *TOLD_ABSENT]
     numbers = [call.numbers[machine] for call in calls if machine in call.numbers]
     assert len(set(numbers)) == len(numbers)
 
