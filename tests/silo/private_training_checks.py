@@ -489,7 +489,7 @@ def check_a_gpu_is_started_without_the_data_source_and_with_sockets() -> None:
     def step(name: str) -> Any:
         return lambda *given: order.append((name, *given) if name == "device" else name) or "done"
 
-    def sockets() -> str:
+    def sockets(*, own_ipc: bool = False) -> str:
         order.append("no sockets")
         raise WorkError("far enough")
 
