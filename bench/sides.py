@@ -15,7 +15,8 @@ from typing import Any
 from workload import Workload
 
 from demo.federate import Deployment, environment
-from demo.founding import found, free_port
+from demo.founding import found
+from demo.ports import reserve_port
 from demo.scenarios import DataSource
 from federation.errors import ConcordatError
 from federation.operator import OperatorClient
@@ -92,7 +93,7 @@ class StockFlower:
         self._workload = workload
         self._directory = directory
         self._data = {name: directory / "data" / f"{name}.csv" for name in workload.scenario.silos}
-        self._address = f"127.0.0.1:{free_port()}"
+        self._address = f"127.0.0.1:{reserve_port()}"
         self.children: list[Child] = []
 
     def start(self) -> None:
@@ -108,7 +109,7 @@ class StockFlower:
         nodes = [
             self._spawn(
                 "flower-supernode",
-                *("--insecure", "--superlink", self._address, "--host", host, "--port", str(free_port())),
+                *("--insecure", "--superlink", self._address, "--host", host, "--port", str(reserve_port())),
                 *("--node-config", f'data-path="{path}"'),
                 label=name,
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import StringIO
@@ -14,6 +13,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from coordinator.authority import Authority
+from demo.ports import reserve_port
 from demo.scenarios import DataSource, Scenario
 from federation.enrolment import join, parse_request, request_enrolment
 from federation.errors import UsageError
@@ -97,7 +97,7 @@ def found(
     name = f"{scenario.name.replace('_', '-')}.example"
     authority = Authority(directory / "authority")
     authority.found(name, lifetime)
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{reserve_port()}"
     coordinator, operator = Home(directory / "coordinator"), Home(directory / "operator")
     silos = {
         silo: SiloPlace(silo, Home(directory / silo / "gate"), directory / silo / "worker") for silo in scenario.silos
@@ -176,10 +176,3 @@ def _write_yaml(path: Path, content: Mapping[str, object]) -> None:
     out = StringIO()
     YAML().dump(dict(content), out)
     path.write_text(out.getvalue())
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

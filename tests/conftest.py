@@ -8,6 +8,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# For every test: neither a busy machine nor chance may fail one.
+settings.register_profile("concordat", deadline=None, derandomize=True)
+settings.load_profile("concordat")
 
 EXPECTED_SKIPS = (
     r"this host allows no (network|user) namespace",

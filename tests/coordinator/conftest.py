@@ -30,7 +30,6 @@ from flwr.proto import fleet_pb2, message_pb2, node_pb2
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.primitives.asymmetric import sign_message
 from google.protobuf.message import Message as Proto
-from hypothesis import settings
 
 from coordinator.authority import Authority
 from coordinator.gateway import PEER
@@ -42,10 +41,6 @@ from federation.identity import Role, load_certificate, public_key_pem
 from federation.manifest import accept_manifest
 from federation.renewal import install_renewed, next_signing_request
 from federation.wire import Envelope, WireObject, deflate, to_records
-
-# A busy machine must not fail a test, nor must chance.
-settings.register_profile("concordat", deadline=None, derandomize=True)
-settings.load_profile("concordat")
 
 NAME = "cardio.example"
 ResponseT = TypeVar("ResponseT", bound=Proto)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from demo.ports import reserve_port
 
 INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 PASSWORD = "reader-SECRET-1"
@@ -72,8 +73,7 @@ def server(path: Path, tls: tuple[bytes, bytes] | None = None) -> Iterator[Serve
     (data / "pg_hba.conf").write_text(rules)
     port, listen = 5432, "-c listen_addresses="
     if tls is not None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = reserve_port()
         (data / "pg_hba.conf").write_text(f"{rules}hostssl all all 127.0.0.1/32 scram-sha-256\n")
         for name, content in zip(("server.crt", "server.key"), tls, strict=True):
             (data / name).write_bytes(content)

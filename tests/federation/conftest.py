@@ -11,17 +11,12 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from hypothesis import settings
 
 from coordinator.authority import Authority
 from federation.enrolment import EnrolmentRequest, join, parse_request, request_enrolment
 from federation.home import Home
 from federation.identity import Role, load_certificate
 from federation.manifest import accept_manifest
-
-# A busy machine must not fail a test, nor must chance.
-settings.register_profile("concordat", deadline=None, derandomize=True)
-settings.load_profile("concordat")
 
 NAME = "cardio.example"
 RUN = """\

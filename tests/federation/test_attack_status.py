@@ -12,19 +12,15 @@ from contextlib import ExitStack
 import pytest
 from prometheus_client import CollectorRegistry
 
+from demo.ports import reserve_port
 from federation import metrics
 from federation.limits import LIMITS
 from federation.metrics import StatusServer
 
 
-def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
 @pytest.fixture
 def server() -> Iterator[StatusServer]:
-    made = StatusServer(free_address(), CollectorRegistry(), list, list)
+    made = StatusServer(f"127.0.0.1:{reserve_port()}", CollectorRegistry(), list, list)
     yield made
     made.close()
 
@@ -88,7 +84,7 @@ def test_a_probe_that_waits_for_its_answer_leaves_for_nobody():
         release.wait(20)
         return ["it does not come round"]
 
-    server = StatusServer(free_address(), CollectorRegistry(), slow, list)
+    server = StatusServer(f"127.0.0.1:{reserve_port()}", CollectorRegistry(), slow, list)
     with ExitStack() as held:
         held.callback(server.close)
         waiting = comes(held, server, "127.0.0.1", b"GET /healthz HTTP/1.0\r\n\r\n")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from audit.verify import verify
+from demo.ports import reserve_port
 from federation.cli import GROUPS
 from federation.errors import Exit
 from federation.home import Home
@@ -284,10 +285,8 @@ def test_a_request_that_cannot_be_meant_is_refused(tmp_path: Path, option: str, 
 def test_the_coordinator_records_its_stop(found: Callable[..., Any], tmp_path: Path, number: signal.Signals):
     founded = found()
     home = founded.member("hub", Role.COORDINATOR, "127.0.0.1:1")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = command_line("coordinator", "serve", "--home", str(home.path), "--listen", f"127.0.0.1:{port}")
+    listen = f"127.0.0.1:{reserve_port()}"
+    command = command_line("coordinator", "serve", "--home", str(home.path), "--listen", listen)
     child = Child("hub", command, tmp_path / "hub.log")
     child.expect("listening on", PATIENCE)
     child.signal(number)

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from audit import keys as log_keys
 from audit.entry import Event
+from demo.ports import reserve_port
 from federation.errors import UsageError
 from federation.identity import load_certificate
 from federation.metrics import BoundedLabel, CountedLog, MemberCollector, StatusServer, certificate_days_left
@@ -23,9 +24,7 @@ from federation.metrics import BoundedLabel, CountedLog, MemberCollector, Status
 
 @pytest.fixture
 def address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{reserve_port()}"
 
 
 @pytest.fixture

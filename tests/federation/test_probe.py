@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
+from demo.ports import reserve_port
 from federation.errors import UsageError
 from federation.metrics import StatusServer
 from federation.probe import Finding, try_all
@@ -43,9 +44,7 @@ def test_a_name_that_must_not_be_found() -> None:
 
 def test_readiness_is_what_the_server_says(closed_port: int) -> None:
     problems = ["no worker is connected"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{reserve_port()}"
     server = StatusServer(address, CollectorRegistry(), list, lambda: problems)
     try:
         assert only(try_all([address], (), (), ())) == (False, "no worker is connected")

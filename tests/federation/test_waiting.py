@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+from demo.ports import reserve_port
 from federation.home import Home
 from federation.waiting import wait_for_certificate
 
 
 def test_it_is_healthy_and_not_ready_until_the_certificate_comes(federation, tmp_path: Path) -> None:
     home = Home(tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{reserve_port()}"
     said: list[str] = []
     started = threading.Event()
 

@@ -19,7 +19,8 @@ import pytest
 
 from coordinator.authority import Authority
 from demo.federate import Deployment, environment
-from demo.founding import Founded, found, free_port
+from demo.founding import Founded, found
+from demo.ports import reserve_port
 from demo.scenarios import DataSource, scenario
 from federation.addresses import split_address
 from federation.enrolment import Invitation, join, parse_request, request_enrolment
@@ -55,7 +56,7 @@ class Online:
         self.directory = directory
         self.authority = Authority(directory / "authority")
         self.authority.found(NAME, lifetime)
-        self.address, self.enrolment = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        self.address, self.enrolment = f"127.0.0.1:{reserve_port()}", f"127.0.0.1:{reserve_port()}"
         self.coordinator = self.member("hub", Role.COORDINATOR, self.address)
         self.child: Child | None = None
 

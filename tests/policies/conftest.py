@@ -4,7 +4,6 @@ import dataclasses
 import datetime as dt
 
 import pytest
-from hypothesis import settings
 
 from policies.engine import Decision, decide
 from policies.model import load_policy
@@ -20,9 +19,6 @@ from policies.request import (
     Request,
     View,
 )
-
-settings.register_profile("concordat", deadline=None, derandomize=True)
-settings.load_profile("concordat")
 
 DIGEST = "sha256:" + "1" * 64
 CONTRACT = "sha256:" + "c" * 64

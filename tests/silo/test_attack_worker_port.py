@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from demo.ports import reserve_port
 from federation.addresses import split_address
 from federation.limits import LIMITS
 from silo.channel import Frame, send
@@ -26,8 +27,7 @@ class Channel:
         self._directory, self._stack = directory, stack
         self._authority = trustme.CA()
         self._authority.cert_pem.write_to_path(str(directory / "ca.crt"))
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.address = f"127.0.0.1:{reserve_port()}"
         self.link = WorkerLink(self.end("gate", "worker"))
         stack.callback(self.link.close)
 

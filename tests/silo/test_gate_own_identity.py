@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from flwr.proto import fleet_pb2
 
+from demo.ports import reserve_port
 from federation.home import Home
 from federation.identity import public_key_pem
 from federation.manifest import accept_manifest, load_manifest
@@ -26,12 +26,6 @@ pytestmark = pytest.mark.federation
 SECOND = timedelta(seconds=1)
 
 
-def free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
-
-
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Consortium:
     return found_consortium(tmp_path_factory.mktemp("ours"))
@@ -40,7 +34,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Consortium:
 @pytest.fixture(scope="module")
 def address(ours: Consortium, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A coordinator that runs beside its authority."""
-    place, home = free_address(), ours.homes["coordinator"]
+    place, home = f"127.0.0.1:{reserve_port()}", ours.homes["coordinator"]
     accept_manifest(home, ours.manifest.document.text, ours.manifest.signature)
     options = ["--home", str(home.path), "--listen", place, "--authority", str(ours.authority.path)]
     child = Child("hub", command_line("coordinator", "serve", *options), tmp_path_factory.mktemp("log") / "hub.log")
@@ -90,7 +84,7 @@ def test_a_certificate_is_renewed_once_and_used_only_when_it_is_presented(ours: 
 
 def test_a_renewal_that_fails_is_tried_again_later_and_leaves_the_certificate(copied: Callable[[str], Home]):
     home = copied("hospital-b")
-    identity = OwnIdentity(home, free_address())
+    identity = OwnIdentity(home, f"127.0.0.1:{reserve_port()}")
     first, due = identity.certificate, identity.certificate.due
     key = home.key.read_bytes()
     assert "does not answer" in str(identity.renew_if_due(due))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import trustme
 
+from demo.ports import reserve_port
 from federation import identity
 from federation.errors import IdentityError, UsageError
 from silo import transport
@@ -61,9 +62,7 @@ def link(pki: Pki) -> Iterator[WorkerLink]:
 
 
 def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{reserve_port()}"
 
 
 def address_of(link: WorkerLink) -> str:
