@@ -41,6 +41,6 @@ def _in_token(reference: str, *, create: bool) -> ec.EllipticCurvePrivateKey:
         from coordinator.authority.token import TokenKey  # noqa: PLC0415  an optional dependency
     except ImportError:
         raise UsageError(
-            "PKCS #11 needs the package python-pkcs11", advice="install concordat with the extra pkcs11"
+            "PKCS #11 needs the package python-pkcs11", advice="run pip install '.[pkcs11]' in a checkout of Concordat"
         ) from None
     return TokenKey(reference, create=create)

@@ -61,7 +61,9 @@ def _result(source: SqlQuery) -> Iterator[Any]:
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise DataError(f"{name_of(source)}: {happened}: {_reason(error)}") from None
     except ImportError:
-        raise DataError("the driver for this database is not installed: pip install concordat[postgresql]") from None
+        raise DataError(
+            "the driver for this database is not installed: run pip install '.[postgresql]' in a checkout of Concordat"
+        ) from None
 
 
 def _engine(source: SqlQuery, directory: str | None) -> Any:
