@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import click
 
+from federation import __version__
 from federation.errors import ConcordatError, Exit
 from federation.processes import end_with_parent_if_asked
 from federation.terminal import say, visible_output
@@ -54,7 +55,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="concordat", message="concordat %(version)s")
+@click.version_option(__version__, message="concordat %(version)s")
 def command() -> None:
     """Federated learning between institutions that may not pool their data.
 

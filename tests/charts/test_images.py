@@ -77,7 +77,7 @@ def test_every_version_is_the_locks(images: Mapping[str, Path], target: str) -> 
     pins = locked("silo.txt" if target == "worker" else "coordinator.txt")
     found = {(normal(part["name"]), part["version"]) for part in bill(images[target])["components"]}
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert found - pins == {("concordat", version)}
+    assert found - pins == {("concordat-fl", version)}
     assert len(found) >= 50
 
 
