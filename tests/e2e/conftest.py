@@ -72,7 +72,11 @@ class Running:
         return OperatorClient(self.founded.operator)
 
     def run_file(self, name: str, **changes: str) -> Path:
-        """The example's run with some of its lines replaced: key, and the text after it."""
+        """The example's run with some of its lines replaced: key, and the text after it.
+
+        A deadline is long unless the test is of deadlines: a busy machine trains slowly.
+        """
+        changes = {"deadline_seconds": "240", **changes}
         lines = []
         for line in self.founded.run_file.read_text().splitlines():
             key = line.strip().partition(":")[0]

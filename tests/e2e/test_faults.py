@@ -46,7 +46,7 @@ def test_a_run_completes_and_the_same_run_gives_the_same_bits(federation: Runnin
 
 
 def test_a_killed_trainer_costs_its_silo_a_round_and_is_replaced(federation: Running) -> None:
-    path = federation.run_file("trainer", rounds="50", quorum="2", deadline_seconds="30")
+    path = federation.run_file("trainer", rounds="50", quorum="2")
     killed: list[int] = []
 
     def act(event: dict[str, Any]) -> None:
@@ -64,7 +64,7 @@ def test_a_killed_trainer_costs_its_silo_a_round_and_is_replaced(federation: Run
 
 
 def test_a_killed_gate_is_left_out_and_joins_again_when_it_is_back(federation: Running) -> None:
-    path = federation.run_file("gate", rounds="50", quorum="2", deadline_seconds="30")
+    path = federation.run_file("gate", rounds="50", quorum="2")
     done: list[str] = []
 
     def act(event: dict[str, Any]) -> None:
@@ -155,7 +155,7 @@ def test_a_restarted_coordinator_finds_its_silos_again(federation: Running) -> N
 
 def test_a_revoked_silo_is_cut_off_within_seconds_and_the_run_goes_on(federation: Running) -> None:
     """Its live connections are closed and new ones refused; the others finish. Nothing after this test needs it."""
-    path = federation.run_file("revoked", rounds="50", quorum="2", deadline_seconds="60")
+    path = federation.run_file("revoked", rounds="50", quorum="2")
     gate = federation.deployment.children["hospital-c-gate"]
     times: list[float] = []
 

@@ -25,7 +25,7 @@ def test_a_new_policy_ends_the_silos_part_in_a_live_run_and_a_broken_one_changes
     first = policy.read_text()
     assert "version: 1," in first
     stricter = first.replace("version: 1,", "version: 2,").replace("allow: [HMB]", "allow: [POA]")
-    path = federation.run_file("policy", rounds="20", quorum="2", deadline_seconds="60")
+    path = federation.run_file("policy", rounds="20", quorum="2")
 
     def act(event: dict[str, Any]) -> None:
         if event["event"] == "round.closed" and event["round"] == 3:
