@@ -120,7 +120,7 @@ class Releases:
                 resource=f"run/{run_id}",
                 decision="allow" if allowed else "deny",
                 rule=RELEASED if allowed else said["rule"] or "unnamed",
-                reason="the silo released the model" if allowed else said["reason"],
+                reason="the silo released the model" if allowed else said["reason"] or None,
                 run=run_id,
                 detail={"silo": silo, "party": operator.name, "model": model},
             )

@@ -28,6 +28,7 @@ from federation.secure_aggregation.cohort import (
     verify_advert,
 )
 from federation.secure_aggregation.fixed_point import Integers, add_mean, integers_of
+from federation.secure_aggregation.masks import SEALED_BYTES
 from federation.wire import Envelope, Kind, Scalar, Weights
 
 ATTEMPTS = 3
@@ -186,6 +187,9 @@ class _Attempt:
             found = bytes_by_name(answer.text("sealed"))
             if set(found) != set(cohort.names) - {name}:
                 raise WireError(f"{name} did not share with each other silo of the cohort")
+            if any(len(one) != SEALED_BYTES for one in found.values()):
+                # A longer one would not fit beside the others' in the question to the silo that it is for.
+                raise WireError(f"{name} sealed what are no two shares, expected {SEALED_BYTES} bytes for each silo")
             sealed[name] = found
 
         adverts = text_of([advert.fields() for advert in cohort.adverts])

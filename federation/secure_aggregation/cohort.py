@@ -25,6 +25,7 @@ from federation.identity import NAME, Role, load_certificate, sign, verify
 from federation.limits import LIMITS
 from federation.manifest import SignedManifest
 from federation.membership import identify
+from federation.secure_aggregation.masks import require_agreeable
 
 KEYS_DOMAIN, SURVIVORS_DOMAIN = b"secure aggregation keys", b"secure aggregation survivors"
 _KEY_BYTES = 32
@@ -105,6 +106,11 @@ class Advert:
             raise WireError(f"got an advert with a key that has not {_KEY_BYTES} bytes")
         if not NAME.fullmatch(texts["silo"]) or len(texts["certificate"]) > LIMITS.certificate:
             raise WireError("got an advert without a member's name, or with too large a certificate")
+        # With such keys no other silo could go on: one silo would keep every sum of all from being opened.
+        if raw["mask_key"] == raw["share_key"]:
+            raise WireError("got an advert with one key twice")
+        for name in ("mask_key", "share_key"):
+            require_agreeable(raw[name])
         return cls(texts["silo"], texts["certificate"], **raw)
 
 

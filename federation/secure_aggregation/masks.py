@@ -22,10 +22,14 @@ from federation.secure_aggregation.fixed_point import Integers
 SECRET_BYTES = 32
 SHARE_BYTES = 66
 """A number of the field of 2^521 - 1."""
+SEALED_BYTES = 2 * SHARE_BYTES + 16
+"""Two shares as one silo seals them for another, with the tag of AES-GCM."""
 _BLOCK = 1 << 16
 _ZEROS = bytes(4 * _BLOCK)
 _NONCE = bytes(12)
 """Each key seals one message, so its nonce may be a constant."""
+_ANY = X25519PrivateKey.from_private_bytes(bytes(SECRET_BYTES))
+"""A key that protects nothing: a public key agrees with every private one or with none."""
 
 
 def derive(secret: bytes, purpose: str, context: bytes) -> bytes:
@@ -45,6 +49,11 @@ def agreed(own: X25519PrivateKey, other: bytes) -> bytes:
         return own.exchange(X25519PublicKey.from_public_bytes(other))
     except ValueError:
         raise WireError("got a public key that agrees on nothing, expected an X25519 key") from None
+
+
+def require_agreeable(public: bytes) -> None:
+    """Raise WireError for a public key that gives no secret with any other."""
+    agreed(_ANY, public)
 
 
 def pair_key(own: X25519PrivateKey, other: bytes, context: bytes) -> bytes:

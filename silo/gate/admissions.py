@@ -36,6 +36,8 @@ class Progress:
     evaluated: bool = False
     released: bool = False
     """Whether statistics of it left."""
+    moments: str = ""
+    """The digest of the means and variances of it that left for the run to normalise by."""
     taken: dict[int, str] = field(default_factory=dict)
     """The run's history as this silo signed it, by the step whose model it took."""
 

@@ -414,7 +414,7 @@ def _skew(dated: str, now: datetime) -> float:
     """By how many seconds a clock is ahead of an answer's date; 0 for what is no date."""
     try:
         return (now - parsedate_to_datetime(dated)).total_seconds()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0
 
 

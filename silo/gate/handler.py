@@ -296,7 +296,7 @@ class Handler:
             self.reload()
             if session.refusal is not None:
                 raise session.refusal
-            session.touched = self._parts.now()
+            session.touched = self._parts.steady()
 
     def _release(self, envelope: Envelope) -> Envelope:
         """Decide whether a final model may be handed out, on the word of the approvers alone who signed for it."""
@@ -326,7 +326,7 @@ class Handler:
 
     def _running(self) -> int:
         """How many runs are in progress here."""
-        return int(self._session is not None and self._session.in_progress(self._parts.now()))
+        return int(self._session is not None and self._session.in_progress(self._parts.steady()))
 
 
 def _session_of(task: Task, found: Verified[Run], envelope: Envelope) -> Session:

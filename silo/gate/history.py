@@ -108,6 +108,7 @@ def _take_step(progress: Progress, entry: Mapping[str, Any], detail: Mapping[str
             progress.evaluated = True
         case "statistics.egress" if entry["decision"] == "allow":
             progress.released = True
+            progress.moments = str(detail.get("statistics", "not told"))
 
 
 def history_of(entries: Iterable[Mapping[str, Any]]) -> History:

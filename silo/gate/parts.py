@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -87,6 +88,7 @@ class Parts:
     """Rules whose refusals are recorded and not made."""
     say: Callable[[str], None] = tell
     now: Callable[[], datetime] = utc_now
+    steady: Callable[[], float] = time.monotonic
 
     def take_manifest(self, envelope: Envelope) -> SignedManifest:
         """Take over the manifest that a message brings; raises ManifestError for an older or a forged one."""
@@ -126,7 +128,7 @@ def standing(
         authors=approved.authors,
         reviewers=approved.reviewers,
         uses=parts.history.uses[session.signed.app_digest] - again,
-        running=int(other and current is not None and current.in_progress(now)),
+        running=int(other and current is not None and current.in_progress(parts.steady())),
         release_asked=session.release_asked,
         certificates=tuple(certificates),
         privacy=parts.privacy_facts(session, policy, now),

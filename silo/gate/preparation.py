@@ -81,8 +81,11 @@ class Preparation:
         self._require(session, prepared)
         return prepared
 
-    def work(self, session: Session, frame: Frame) -> Frame:
-        """Ask the run's worker; a fresh one that took the place of a lost one is prepared first."""
+    def work(self, session: Session, frame: Callable[[], Frame]) -> Frame:
+        """Ask the run's worker; a fresh one that took the place of a lost one is prepared first.
+
+        The fresh one's view may have other rows, and so the run another plan: `frame` is made after that.
+        """
         for _ in range(WORKERS - 1):
             try:
                 return self._work_once(session, frame)
@@ -90,10 +93,10 @@ class Preparation:
                 self._desk.going_on(session)
         return self._work_once(session, frame)
 
-    def _work_once(self, session: Session, frame: Frame) -> Frame:
+    def _work_once(self, session: Session, frame: Callable[[], Frame]) -> Frame:
         if self._parts.link.worker != session.worker:
             session.prepared = self.prepare(session)
-        return self._parts.link.ask(frame, session.run.strategy.deadline_seconds, _weights_bytes(session))
+        return self._parts.link.ask(frame(), session.run.strategy.deadline_seconds, _weights_bytes(session))
 
 
 def _weights_bytes(session: Session) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -81,7 +82,7 @@ class Rounds:
     # -- rounds
 
     def _initial(self, session: Session) -> Envelope:
-        answer = self._preparation.work(session, Frame("initial"))
+        answer = self._preparation.work(session, lambda: Frame("initial"))
         weights = answer.weights()
         digest = weights_digest(weights)
         assert session.prepared is not None  # noqa: S101  a session is kept only once prepared
@@ -121,8 +122,25 @@ class Rounds:
                 self._desk.policy(), session.moments, session.run, privacy, now, self._parts.observe
             )
             detail: Detail = {"hidden_columns": hidden}
+            if session.run.secure_aggregation is None:
+                detail = {**detail, "statistics": self._left_once(session, fields)}
             self._journal.decide("statistics.egress", decision, session.run_id, 1, detail, {"statistics": fields})
+            self.past(session).moments = str(detail.get("statistics", ""))
         return session.moments, fields
+
+    def _left_once(self, session: Session, fields: Mapping[str, Any]) -> str:
+        """The digest of statistics that may leave; raises Refusal where others of this signed run left before.
+
+        Of two that differ by a row, the difference is that row.
+        """
+        digest = "sha256:" + hashlib.sha256(json.dumps(fields).encode()).hexdigest()
+        if self.past(session).moments not in {"", digest}:
+            reason = (
+                "means and variances of this run left before, and those of now are others: the data or the policy "
+                "changed; submit it as a new run"
+            )
+            raise self._journal.refuse("statistics.repeated", reason, session.run_id)
+        return digest
 
     def _ingress(
         self, session: Session, envelope: Envelope, published: str, *, trains: bool
@@ -162,12 +180,18 @@ class Rounds:
     def _train(self, session: Session, envelope: Envelope) -> Envelope:
         number, sent, beside = self._ingress(session, envelope, "round.begin", trains=True)
         before = sent.model
-        fields = {**round_fields(session, number, envelope), **beside}
-        question = question_of(session, Kind.TRAIN, number, envelope, fields.get("mu"), sent.folded)
+        mu = round_fields(session, number, envelope).get("mu")
+        question = question_of(session, Kind.TRAIN, number, envelope, mu, sent.folded)
         if number <= session.last_round:
             return self._again(session, question, before)
-        self._private.require_steps(session, number)
-        answer = self._preparation.work(session, Frame("train", fields, self._controls.payload(session, sent)))
+
+        def asked() -> Frame:
+            # What the worker is told, and what is debited, is of one plan: that of the worker that is asked.
+            self._private.require_steps(session, number)
+            fields = {**round_fields(session, number, envelope), **beside}
+            return Frame("train", fields, self._controls.payload(session, sent))
+
+        answer = self._preparation.work(session, asked)
         clip_norm = clip_norm_of(session, envelope)
         updates, residual = session.run.updates, self._residual(session)
         leaving = Leaving(
@@ -251,7 +275,7 @@ class Rounds:
         question = question_of(session, Kind.EVALUATE, number, envelope)
         if session.evaluated:
             return self._again(session, question, None)
-        answer = self._preparation.work(session, Frame("evaluate", beside, payload_of(sent.model)))
+        answer = self._preparation.work(session, lambda: Frame("evaluate", beside, payload_of(sent.model)))
         metrics = metrics_of(answer)
         with self._desk.deciding:
             decision, _ = self._egress(session, number, metrics, None)

@@ -153,6 +153,8 @@ class Gate:
         """Serve until SIGINT or SIGTERM; every start, stop and loss of connection is recorded."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._stop())
+        # Whichever thread finds that nothing more can be recorded: a gate that waits for a message is not to wait on.
+        self._log.failed = lambda _: self._stop()
         self._record(
             "gate.start",
             {
@@ -302,8 +304,8 @@ class Gate:
                 }
                 try:
                     self._record("worker.connected", detail)
-                except ConcordatError:
-                    return
+                except (ConcordatError, AuditError):
+                    return  # the gate stops, and says why
 
     def _watch_policy(self, say: Callable[[str], None]) -> None:
         """Have the handler look for a newer policy, also while it waits for a message or for the worker."""

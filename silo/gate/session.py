@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from audit.note import VerifierKey
 from federation.encodings import packed_bytes
@@ -87,8 +87,8 @@ class Session:
     release_asked: bool | None = None
     refusal: Exception | None = None
     """Why the run may not go on, once a policy that came later says so."""
-    touched: datetime | None = None
-    """When the coordinator last sent something of this run."""
+    touched: float | None = None
+    """When the coordinator last sent something of this run, on the monotonic clock, which nobody sets."""
     moments: TrainingMoments | None = field(default=None, repr=False)
     """Means and variances of the training rows, of a run that normalises by them."""
     normalization: str | None = None
@@ -128,9 +128,9 @@ class Session:
         """What this silo's update weighs in a mean: its training rows, or 1 where silos count alike."""
         return 1 if self.run.silo_dp else self.examples
 
-    def in_progress(self, now: datetime) -> bool:
+    def in_progress(self, now: float) -> bool:
         """Whether the run goes on: not refused, and not silent for longer than two rounds may take and a minute."""
-        silence = timedelta(seconds=2 * self.run.strategy.deadline_seconds + 60)
+        silence = 2 * self.run.strategy.deadline_seconds + 60
         return self.refusal is None and self.touched is not None and now - self.touched <= silence
 
     def advance(self, number: int) -> None:

@@ -218,6 +218,19 @@ def test_a_refusal_is_blamed_on_the_clocks_where_they_are_apart(ahead: int, blam
     assert FleetRefusedError(403, "x", "y").is_of_clocks is False
 
 
-@pytest.mark.parametrize("dated", ["", "yesterday", "Mon, 99 Foo 2026 00:00:00 GMT", "\x00", "1" * 10_000])
+@pytest.mark.parametrize(
+    "dated",
+    [
+        "",
+        "yesterday",
+        "Mon, 99 Foo 2026 00:00:00 GMT",
+        "\x00",
+        "1" * 10_000,
+        f"Mon, {10**20} Jan 2026 00:00:00 GMT",
+        f"Mon, 01 Jan {10**20} 00:00:00 GMT",
+        f"Mon, 01 Jan 2026 {10**20}:00:00 GMT",
+        f"Mon, 01 Jan 2026 00:00:00 +{10**20}",
+    ],
+)
 def test_what_is_no_date_blames_no_clock(dated: str) -> None:
     assert _skew(dated, dt.datetime.now(dt.UTC)) == 0.0

@@ -80,12 +80,13 @@ class Silos:
     def __init__(self, **says: str) -> None:
         self.says = {name.replace("_", "-"): status for name, status in says.items()}
         self.asked: list[str] = []
+        self.reason = "y"
 
     @contextmanager
     def opened(self) -> Iterator[Callable[..., dict[str, Envelope]]]:
         def ask(kind: str, question: Envelope, silos: dict[str, int], seconds: float) -> dict[str, Envelope]:
             self.asked += silos
-            return {silo: Envelope({"status": self.says[silo], "rule": "x", "reason": "y"}) for silo in silos}
+            return {silo: Envelope({"status": self.says[silo], "rule": "x", "reason": self.reason}) for silo in silos}
 
         yield ask
 
@@ -109,6 +110,25 @@ def test_each_silo_is_asked_before_another_operator_gets_a_model(restarted: tupl
     releases.require(kept, other.identity())
     assert here.control(f"runs/{run}/model", who=OTHER).body == b"model.npz"
     assert here.control(f"runs/{run}/statistics", who=OTHER).status == 422
+
+
+def test_a_silo_that_refuses_without_a_reason_keeps_no_other_silos_release_from_being_recorded(
+    restarted: tuple[Hub, str],
+) -> None:
+    here, run = restarted
+    coordinator, directory, other = here.coordinator, here.homes["hub"].runs / run, here.homes[OTHER]
+    gates = Silos(silo_a="", silo_b="released")
+    gates.reason = ""
+    releases = Releases(gates, lambda: {"silo-a": 1, "silo-b": 2}, coordinator._manifest, coordinator._log)
+    digest, model = read_signed(directory).digest, weights_digest(WEIGHTS)
+    request = request_release(run, digest, model, other.private_key(), other.certificate.read_bytes())
+    kept = run, directory, RecordedRun(directory).events.after(0, 0.0)[0]
+    said = releases.ask(kept, request, other.identity())
+    assert {silo: fields["status"] for silo, fields in said.items()} == {"silo-a": "refused", "silo-b": "released"}
+    decided = {entry["detail"]["silo"]: entry["decision"] for entry in here.actions()[-2:]}
+    assert decided == {"silo-a": "deny", "silo-b": "allow"}
+    with pytest.raises(RefusedError, match="silo-a has not released"):
+        releases.require(kept, other.identity())
 
 
 def test_the_list_of_runs_shows_metrics_to_their_own_operator_alone(restarted: tuple[Hub, str]) -> None:

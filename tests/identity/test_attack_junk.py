@@ -30,6 +30,8 @@ JUNK = {
     "no protobuf": b"\xff" * 64,
     "a message without its objects": NO_TREE,
     "a page": b"<html>the proxy is down</html>",
+    "a refusal of a date that no calendar has": b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n"
+    b"Date: Mon, 01 Jan 100000000000000000000 00:00:00 GMT\r\n\r\n",
 }
 
 
@@ -43,7 +45,8 @@ def served(connection: ssl.SSLSocket, junk: bytes) -> None:
                 length = int(header.partition(b":")[2]) if header.startswith(b"content-length") else length
             file.read(length)
             body = active if b"activate-node" in line else junk
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            whole = body.startswith(b"HTTP/")
+            connection.sendall(body if whole else b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
 
 @contextmanager
@@ -79,10 +82,10 @@ def federation(short_tmp: Callable[[str], Path]) -> Online:
 
 
 def lost(home: Home) -> list[str]:
-    """Why the gate lost the coordinator, by its log."""
+    """Why the gate lost the coordinator, or was refused by it, by its log."""
     lines = [line for path in sorted(home.audit.glob("segments/*.jsonl")) for line in path.read_bytes().splitlines()]
     entries = map(json.loads, lines)
-    return [entry["reason"] for entry in entries if entry["action"] == "coordinator.lost"]
+    return [entry["reason"] for entry in entries if entry["action"] in {"coordinator.lost", "coordinator.refused"}]
 
 
 @pytest.mark.parametrize("kind", JUNK)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,13 +19,16 @@ from federation.addresses import split_address
 from federation.errors import ConcordatError, UnreachableError
 from federation.home import Home
 from federation.identity import load_private_key, public_key_pem
-from federation.processes import stop_all
+from federation.processes import Child, command_line, stop_all
 from federation.tls import client_context, stranger_context
+from silo.channel import Frame, send
 from silo.gate.fleet import FleetConnection, FleetNode, FleetRefusedError
 
 from .conftest import EVIDENCE, Online, wait_until
 
 pytestmark = pytest.mark.federation
+
+POLICY = (Path(__file__).parents[1] / "smallest_policy.yaml").read_text()
 
 
 class Silo(threading.Thread):
@@ -124,6 +129,40 @@ def test_a_coordinator_that_cannot_record_ends_with_a_sentence(online: Online, s
     assert denied(online) == []
     member = online.authority.manifest().federation.member("hub")
     assert verify(online.coordinator.audit, member.log).size > 0
+
+
+def test_a_gate_that_cannot_record_ends_with_a_sentence_also_where_nothing_is_asked_of_it(
+    online: Online, short_tmp: Callable[[str], Path]
+):
+    home, site = online.member("silo-a"), short_tmp("gate")
+    (site / "policy.yaml").write_text(POLICY)
+    settings = "apiVersion: concordat/v1\nkind: Silo\npolicy: policy.yaml\nsocket: run/worker.sock\n"
+    (site / "silo.yaml").write_text(settings)
+    command = command_line("silo", "gate", str(site / "silo.yaml"), "--home", str(home.path))
+    gate = Child("gate", command, site / "gate.log", dict(os.environ))
+    try:
+
+        def grown() -> int:
+            return sum(path.stat().st_size for path in home.audit.glob("segments/*.jsonl"))
+
+        def idle() -> bool:
+            """Its log has an entry of the coordinator's, and grew no further for a while."""
+            before = grown()
+            time.sleep(2)
+            return before > 0 and (site / "run" / "worker.sock").exists() and grown() == before
+
+        wait_until(idle, "a gate that waits")
+        resource.prlimit(gate.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        with socket.socket(socket.AF_UNIX) as worker:
+            worker.connect(str(site / "run" / "worker.sock"))
+            send(worker, Frame("hello", {"network": "none"}))
+            assert gate.wait(30) == 1
+    finally:
+        gate.signal(signal.SIGKILL)
+    gate.join()
+    said = gate.output()
+    assert "refuses to append" in said
+    assert "Traceback" not in said
 
 
 def test_one_that_fails_at_a_strangers_handshake_ends_too(online: Online):

@@ -22,7 +22,7 @@ from silo.gate.admissions import RUNS, Admissions, Progress
 from silo.gate.history import history_of, read_entries
 
 from .limited_gate import CHEAP, Clock, restart, train
-from .simulator import RUN, SILO, GateBench, refused
+from .simulator import POLICY, RUN, SILO, GateBench, refused
 from .test_gate_session import OPERATOR
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -139,3 +139,21 @@ def test_an_entry_of_an_earlier_version_counts_as_a_use_and_its_run_is_not_taken
     other = limited.consortium.sign(RUN)
     with pytest.raises(SubmissionError, match="another signed run was admitted as run-1"):
         history.admissions.require_label("run-1", other.digest)
+
+
+@pytest.mark.parametrize("days", [1, -1])
+def test_a_clock_that_is_set_neither_begins_nor_prolongs_a_run_in_progress(
+    bench: GateBench, clock: Clock, days: int
+) -> None:
+    """Set ahead, a run in progress would be taken for abandoned; set back, an abandoned one for in progress."""
+    passed = [0.0]
+    policy = POLICY.replace("max_rounds: 10", "max_rounds: 10, max_concurrent: 1")
+    bench.serve_policy(policy, now=clock, steady=lambda: passed[0])
+    bench.work()
+    assert bench.admit(bench.consortium.sign(now=clock())).config["status"] == "admitted"
+    other = bench.consortium.sign(RUN.replace("sick-or-not", "other"), now=clock() + min(DAY * days, 0 * DAY))
+    clock.now += DAY * days
+    assert refused(bench.admit(other, run_id="run-2")) == "runs.max_concurrent"
+    passed[0] += 2 * 60 + 61
+    bench.work()
+    assert bench.admit(other, run_id="run-2").config["status"] == "admitted"

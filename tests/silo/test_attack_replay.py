@@ -10,12 +10,13 @@ from federation.errors import SubmissionError
 from federation.identity import sign
 from federation.run import SignedRun, sign_run
 from federation.submission import DOMAIN, LONGEST_VALIDITY, Submission
-from federation.wire import Kind
+from federation.wire import Envelope, Kind
 from silo.gate.ledger import read_ledger
 from silo.gate.replies import Replies
 
 from .limited_gate import PRIVATE, Clock, restart, train
-from .simulator import SILO, GateBench, refused
+from .simulator import SILO, GateBench, prepared, refused
+from .test_gate_normalization import MOMENTS, NORMALISED
 from .test_gate_statistics import ALLOWED, summarised
 from .test_gate_statistics import TEXT as SURVEY
 
@@ -125,6 +126,27 @@ def test_statistics_that_were_signed_once_leave_once(bench: GateBench, clock: Cl
         assert refused(bench.ask(Kind.STATISTICS, bench.question(signed))) == "statistics.repeated"
     again = bench.consortium.sign(SURVEY, b"")
     assert bench.ask(Kind.STATISTICS, bench.question(again, run_id="run-4")).config["status"] == "ok"
+
+
+@pytest.mark.parametrize("anew", [True, False], ids=["restarted", "running"])
+def test_means_and_variances_of_a_run_leave_once(bench: GateBench, clock: Clock, *, anew: bool) -> None:
+    """Of two answers that differ by one row, the difference is that row."""
+    bench.serve_policy(ALLOWED)
+    bench.work(prepare=lambda _: prepared(**MOMENTS))
+    assert bench.admit(bench.consortium.sign(NORMALISED)).config["status"] == "admitted"
+    first = bench.ask(Kind.MOMENTS, Envelope())
+    assert bench.ask(Kind.MOMENTS, Envelope()).config == first.config
+    if anew:
+        restart(bench, clock)
+    bench.link.drop()
+    more = {"rows": 141, "mean": [50.1, 0.11], "square": [14000.0, 12.6]}
+    bench.work(prepare=lambda _: prepared(rows=201, examples=141, **{**MOMENTS, "moments": more}))
+    assert bench.admit(bench.signed).config["status"] == "admitted"
+    assert refused(bench.ask(Kind.MOMENTS, Envelope())) == "statistics.repeated"
+    bench.link.drop()
+    bench.work(prepare=lambda _: prepared(**MOMENTS))
+    assert bench.admit(bench.signed).config["status"] == "admitted"
+    assert bench.ask(Kind.MOMENTS, Envelope()).config == first.config, "the same rows have the same answer"
 
 
 # -- earlier versions

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.wire import Envelope, Kind
+from silo.channel import Frame
 from silo.gate.accounting import Mechanism, Plan, epsilon_of, noise_for
 from silo.gate.history import history_of, read_entries
 from silo.gate.ledger import FIRST, Debit, Entry, Ledger, privacy_facts, read_ledger
@@ -241,6 +242,28 @@ def test_the_debit_of_a_round_that_never_left_does_not_pay_for_dearer_rows(limit
     assert limited.round(1).config["status"] == "ok"
     rates = [entry.debit.mechanism.sampling_rate for entry in read_ledger(limited.directory / "ledger.jsonl")]
     assert rates == [32 / 14_000, 32 / 140]
+
+
+@pytest.mark.parametrize("lost_during_the_round", [False, True])
+def test_a_round_is_debited_for_what_its_worker_was_told(limited: GateBench, *, lost_during_the_round: bool) -> None:
+    """A worker is lost, and the fresh one reads 14,000 rows in place of 140: it must not train by the old plan."""
+    text = PRIVATE.replace("rounds: 3", "rounds: 3, local: {steps: 5}")
+    told: list[float] = []
+
+    def fresh(frame: Frame) -> Frame:
+        told.append(frame.fields["privacy"]["sampling_rate"])
+        return trained(INITIAL)
+
+    def dies(_: Frame) -> None:
+        limited.work(prepare=lambda _: prepared(examples=14_000, rows=20_000, validation=6_000), train=fresh)
+
+    limited.work(train=dies)
+    assert limited.admit(limited.consortium.sign(text)).config["status"] == "admitted"
+    if not lost_during_the_round:
+        dies(Frame("train"))
+    assert limited.round(1).config["status"] == "ok"
+    (entry,) = read_ledger(limited.directory / "ledger.jsonl")
+    assert told == [entry.debit.mechanism.sampling_rate]
 
 
 def test_an_empty_envelope_names_no_run(limited: GateBench) -> None:
