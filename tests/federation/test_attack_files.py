@@ -12,6 +12,7 @@ import pytest
 
 from audit import keys as log_keys
 from audit.errors import AuditKeyError
+from audit.forward import ForwardError, Target
 from audit.store import replace_file as replace_log_file
 from federation.errors import ConcordatError, IdentityError
 from federation.home import Home, read_limited, replace_file
@@ -36,6 +37,13 @@ def presented(path: Path) -> None:
     load_identity(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), path, path)
 
 
+def collector(path: Path) -> None:
+    try:
+        Target.parse("logs.example:6514", str(path))
+    except OSError as error:
+        raise ForwardError(str(error)) from None  # as the command tells it
+
+
 READERS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
     "a limited file": (lambda path: read_limited(path, 100), ConcordatError),
     "a key": (load_private_key, IdentityError),
@@ -43,6 +51,7 @@ READERS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
     "a document": (load_policy, DocumentError),
     "the active policy": (lambda path: PolicyFile(path).first(), DocumentError),
     "a certificate of TLS": (presented, IdentityError),
+    "certificates of a log's collector": (collector, ForwardError),
     "a key for pseudonyms": (pseudonyms, DataError),
     "credentials of a database": (credentials, DataError),
 }
