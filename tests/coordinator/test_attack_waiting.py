@@ -1,16 +1,18 @@
-"""Questions that wait for silent silos: whoever asks many at once keeps nobody else waiting."""
+"""Requests that take long, or are asked many times at once: whoever makes them keeps nobody else waiting."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 from flwr.proto import fleet_pb2
 
 from coordinator.gateway import CONTROL_PREFIX
 from coordinator.recorded import read_signed
-from coordinator.superlink import FLEET_PREFIX
+from coordinator.superlink import FLEET_PREFIX, PULL_MESSAGES
+from federation.limits import LIMITS
 from federation.release import request_release
 from federation.wire import weights_digest
 
@@ -62,3 +64,24 @@ def test_an_operator_who_asks_for_a_release_many_times_at_once_keeps_no_silo_wai
     assert {answer.json["error"] for answer in answers if answer.status == 422} == {
         f"{OTHER} asks for a release already; wait for its answer"
     }
+
+
+def test_a_silo_that_asks_for_millions_of_messages_keeps_nobody_waiting(hub: Hub) -> None:  # noqa: F811
+    """Messages are handed out where all requests arrive: nobody else is served meanwhile."""
+    node = Node(hub.coordinator._superlink, hub.homes["silo-a"]).activate()
+    asked = fleet_pb2.PullMessagesRequest(node=node.node).SerializeToString()
+    named = asked + b"\x12\0" * ((LIMITS.fleet_request - len(asked)) // 2)  # 17 million names of no characters
+
+    async def ask() -> tuple[int, float]:
+        exchange = hub.client.exchange(node.home, PULL_MESSAGES, "POST", named, flower_headers(node.home))
+        task, began = hub.client.run(exchange), time.monotonic()
+        await asyncio.sleep(0.01)
+        served = time.monotonic() - began
+        exchange.gone.set()
+        await asyncio.wait_for(task, 60)
+        return exchange.answer.status, served
+
+    status, served = asyncio.run(ask())
+    assert served < 2.0
+    assert status == 413
+    assert hub.actions()[-1]["reason"].startswith(f"got a request of more than {LIMITS.pull_request} bytes")
