@@ -58,6 +58,10 @@ class Target:
             raise SelectionError(f"got --to {address[:100]!r}, expected HOST:PORT, such as logs.example.org:6514")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2  # which RFC 5425 collectors must speak
+        for file in (ca, certificate):
+            # From a pipe into which nobody writes TLS would read for ever.
+            if file is not None and not stat.S_ISREG(Path(file).stat().st_mode):
+                raise ForwardError(f"{file} is no regular file, expected one in PEM")
         try:
             context.load_verify_locations(ca)
             if certificate is not None:

@@ -161,6 +161,10 @@ class Control:
         self._manifest = manifest
         # Whoever follows a run waits in a thread; these are its own, so that no silo's request waits for one.
         self._followers = ThreadPoolExecutor(FOLLOWERS, thread_name_prefix="follow")
+        # So does whoever asks silos that are silent: silos are asked one question after the other.
+        self._askers = ThreadPoolExecutor(1, thread_name_prefix="release")
+        self._asking: set[str] = set()
+        """The operators whose question has no answer yet."""
 
     async def __call__(self, peer: Peer, scope: Scope, body: bytes, send: Send) -> None:
         """Answer one request; raises ConcordatError for what cannot be done."""
@@ -192,7 +196,7 @@ class Control:
                 await asyncio.to_thread(self._runs.resume, run_id, peer)
                 await send_json(send, 202, {"run": run_id})
             case ("POST", "runs", run_id, "release"):
-                await send_json(send, 200, await asyncio.to_thread(self._release, run_id, peer, body))
+                await send_json(send, 200, await self._asked(run_id, peer, body))
             case ("GET", "runs", run_id, ("model" | "passport" | "submission" | "statistics") as what):
                 await send_response(send, await asyncio.to_thread(self._fetched, run_id, peer, what))
             case ("GET", "runs", run_id, "checkpoints", number):
@@ -227,6 +231,14 @@ class Control:
         response = checkpoint(self._runs.get(run_id), number)
         self._releases.require(self._of(run_id), peer)
         return response
+
+    async def _asked(self, run_id: str, peer: Peer, body: bytes) -> dict[str, dict[str, str]]:
+        if peer.name in self._asking:
+            raise UsageError(f"{peer.name} asks for a release already", advice="wait for its answer")
+        self._asking.add(peer.name)
+        asking = self._askers.submit(self._release, run_id, peer, body)
+        asking.add_done_callback(lambda _: self._asking.discard(peer.name))
+        return await asyncio.wrap_future(asking)
 
     def _release(self, run_id: str, peer: Peer, body: bytes) -> dict[str, dict[str, str]]:
         try:

@@ -131,9 +131,10 @@ class Gateway:
         if refusal is not None:
             await self._refuse(peer, scope, 403, refusal, send)
             return
-        body = await read_body(receive, LIMITS.fleet_request)
+        pulls = scope["path"] == PULL_MESSAGES
+        body = await read_body(receive, LIMITS.pull_request if pulls else LIMITS.fleet_request)
         node_id = self._superlink.enrol(peer.name, peer.public_key)
-        if scope["path"] == PULL_MESSAGES:
+        if pulls:
             response = await self._long_poll(node_id, body, scope, receive)
         else:
             response = await asyncio.to_thread(self._superlink.fleet, scope["path"], body, scope["headers"])

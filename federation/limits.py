@@ -53,6 +53,8 @@ class Limits:
     """An answer of the control interface that is no model."""
     fleet_request: int = 33 * MIB
     """A request to the Fleet interface: one object and its envelope."""
+    pull_request: int = 64 * 1024
+    """A silo's request for the messages to it, which is read while nobody else is served."""
     object_chunk: int = 16 * MIB
     """One chunk of weights on the wire."""
     model_values: int = 512 * 1024 * 1024

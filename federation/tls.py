@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from federation.errors import ConcordatError, IdentityError
+from policies.files import open_regular
 
 
 def server_context(certificate: Path, key: Path, authority: Path, others: Iterable[str] = ()) -> ssl.SSLContext:
@@ -97,6 +98,7 @@ def _modern(context: ssl.SSLContext) -> None:
 def load_identity(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
     """Give a context another certificate and key, for the connections to come; raises IdentityError."""
     try:
+        _require_regular(certificate, key)
         context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
         raise IdentityError(f"certificate {certificate} with key {key} cannot be used: {error}") from None
@@ -113,8 +115,15 @@ def trust_also(context: ssl.SSLContext, authority: str) -> None:
 
 def _trust(context: ssl.SSLContext, authority: Path, others: Iterable[str]) -> None:
     try:
+        _require_regular(authority)
         context.load_verify_locations(authority)
     except (OSError, ssl.SSLError) as error:
         raise IdentityError(f"the authority {authority} cannot be used: {error}") from None
     for pem in others:
         trust_also(context, pem)
+
+
+def _require_regular(*paths: Path) -> None:
+    """Raise OSError for a pipe or a device, from which TLS would read for ever."""
+    for path in paths:
+        open_regular(path).close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -48,17 +49,21 @@ def _url(value: str) -> str:
         return value
     if parts.scheme not in {"postgresql", "postgresql+psycopg"}:
         raise misfit("a URL that begins with postgresql: or sqlite:")
+    # Readers of URLs differ about these.
+    plain = value.isprintable() and not set(value) & set(" #\\")
     asked = parse_qs(parts.query)
     try:
-        sound = parts.port != 0
+        sound = plain and parts.port != 0
     except ValueError:
         sound = False
     if parts.hostname:
         sound &= len(parts.path) > 1 and set(asked) <= {"hostaddr"} and len(asked.get("hostaddr", [""])) == 1
         sound &= "hostaddr" not in asked or _is_address(asked["hostaddr"][0])
     else:
-        hosts = asked.get("host", [])
-        sound &= len(hosts) == 1 and hosts[0].startswith("/")
+        # What else the driver would take, such as hostaddr, leads it elsewhere than to the socket.
+        hosts, ports = asked.get("host", []), asked.get("port", ["5432"])
+        sound &= set(asked) <= {"host", "port"} and len(hosts) == 1 and re.fullmatch("/[^,]*", hosts[0]) is not None
+        sound &= len(ports) == 1 and re.fullmatch("[0-9]{1,5}", ports[0]) is not None
     if not sound:
         raise misfit(
             "postgresql:///DATABASE?host=/DIRECTORY or postgresql://HOST:PORT/DATABASE",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from silo.sockets import keep_tcp_ports
 from silo.worker.children import adopt_orphans, end_children
 from silo.worker.door import open_door
 from silo.worker.enclosure import find_enclosure
+from silo.worker.leftovers import remove_trainers
 from silo.worker.template import RETRY_SECONDS, import_training, keep_trainers
 
 NETWORK_VARIABLE = "CONCORDAT_WORKER_NETWORK"
@@ -76,8 +76,7 @@ def run_worker(config_path: Path, say: Callable[[str], None], gate: str | None =
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    for left_over in config.scratch.glob("trainer-*"):
-        shutil.rmtree(left_over, ignore_errors=True)
+    remove_trainers(config.scratch)
     command = [sys.executable, *FROM_TEXT, "-P", "-m", "silo.worker.service", str(config_path.resolve())]
     command += [gate] if gate is not None else []
     environment = {name: value for name, value in os.environ.items() if name in INHERITED}
@@ -102,8 +101,7 @@ def run_worker(config_path: Path, say: Callable[[str], None], gate: str | None =
             process.terminate()
         code = process.wait()
         end_children(spared=[] if door is None else [door[1].pid])
-        for left_over in config.scratch.glob("trainer-*"):
-            shutil.rmtree(left_over, ignore_errors=True)
+        remove_trainers(config.scratch)
         if not stopping.is_set():
             say(f"worker of {config.silo}: the trainers' template ended with code {code}; starting a fresh one")
             stopping.wait(RETRY_SECONDS)

@@ -6,7 +6,6 @@ A fork starts in a tenth of a second and shares the template's memory. Importing
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from silo.worker.children import adopt_orphans, end_children, forked
+from silo.worker.leftovers import remove_trainers
 
 RETRY_SECONDS = 1.0
 
@@ -60,8 +60,7 @@ def keep_trainers(trainer: Callable[[], int], scratch: Path, say: Callable[[str]
         current.clear()
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         end_children()
-        for left_over in scratch.glob("trainer-*"):
-            shutil.rmtree(left_over, ignore_errors=True)
+        remove_trainers(scratch)
         if code and not stopping:
             say(f"the trainer ended with code {code}; starting a fresh one")
             time.sleep(RETRY_SECONDS)

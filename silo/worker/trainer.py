@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +30,7 @@ from silo.worker.app import load_builder, unpack
 from silo.worker.door import shut
 from silo.worker.enclosure import Enclosed
 from silo.worker.errors import WorkError, kind_of
+from silo.worker.leftovers import remove_tree
 from silo.worker.statistics import summarised
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ def serve(config: WorkerConfig, network: str, enclosed: Enclosed) -> int:
         _complain(str(error))
         return 1
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove_tree(scratch)
 
 
 def _complain(text: str) -> None:

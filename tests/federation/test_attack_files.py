@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,15 +12,37 @@ import pytest
 
 from audit import keys as log_keys
 from audit.errors import AuditKeyError
+from audit.forward import ForwardError, Target
 from audit.store import replace_file as replace_log_file
 from federation.errors import ConcordatError, IdentityError
 from federation.home import Home, read_limited, replace_file
 from federation.identity import load_private_key, new_key, save_private_key
+from federation.tls import load_identity
 from policies.errors import DocumentError
 from policies.model import load_policy
 from silo.gate.policy_file import PolicyFile
+from silo.worker.data.keyed import keyed
+from silo.worker.data.sources.sql import credentials
+from silo.worker.errors import DataError
 
 POLICY = (Path(__file__).parents[1] / "smallest_policy.yaml").read_text()
+
+
+def pseudonyms(path: Path) -> None:
+    with keyed(path):
+        pass
+
+
+def presented(path: Path) -> None:
+    load_identity(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), path, path)
+
+
+def collector(path: Path) -> None:
+    try:
+        Target.parse("logs.example:6514", str(path))
+    except OSError as error:
+        raise ForwardError(str(error)) from None  # as the command tells it
+
 
 READERS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
     "a limited file": (lambda path: read_limited(path, 100), ConcordatError),
@@ -27,6 +50,10 @@ READERS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
     "a log's key": (log_keys.load_key, AuditKeyError),
     "a document": (load_policy, DocumentError),
     "the active policy": (lambda path: PolicyFile(path).first(), DocumentError),
+    "a certificate of TLS": (presented, IdentityError),
+    "certificates of a log's collector": (collector, ForwardError),
+    "a key for pseudonyms": (pseudonyms, DataError),
+    "credentials of a database": (credentials, DataError),
 }
 
 
@@ -57,7 +84,7 @@ def test_what_is_no_file_is_refused_at_once(reader: str, kind: str, tmp_path: Pa
         case "link to itself":
             path.symlink_to(path)
     read, error = READERS[reader]
-    with pytest.raises(error, match="content"):
+    with pytest.raises(error, match=r"content|cannot be read"):
         read(path)
 
 

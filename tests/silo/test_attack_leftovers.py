@@ -52,7 +52,7 @@ def attempt(name, what):
 def build_model(features):
     import keras
     probe()
-    told = ";".join(f"{name}={came}" for name, came in FOUND.items())
+    told = ";".join(f"{name}={came}" for name, came in FOUND.items()) or "nothing"
     model = keras.Sequential([keras.Input((features,)), keras.layers.Dense(1, activation="sigmoid", name=told)])
     model.compile(optimizer="sgd", loss="binary_crossentropy")
     return model
@@ -123,7 +123,7 @@ def _bundle(code: str) -> bytes:
 def _told(answer: Frame) -> dict[str, str]:
     assert answer.op == "prepared", answer.fields
     name = json.loads(answer.fields["shapes"])[0]["name"].removeprefix("sequential/").removesuffix("/kernel")
-    return dict(part.split("=") for part in name.split(";"))
+    return dict(part.split("=") for part in name.split(";") if part != "nothing")
 
 
 AS_IT_IS: tuple[str, ...] = ()
@@ -173,6 +173,37 @@ def _run_after_another(site: Site, *, restricted: bool) -> None:
     assert {found.pop(name) for name in ("memory", "descriptors")} == {absent}
     assert {found.pop(name) for name in ("kill", "stop_parent", "pidfd", "other_scratch")} == {"PermissionError"}
     assert found == {"shm": "-1", "key": "-1", "scratch": "True", "outlive": "-1"}
+
+
+HIDES = (
+    TELLING
+    + """
+def probe():
+    os.umask(0)
+    os.chdir(os.environ["TMPDIR"])
+    os.makedirs("beside/full/within")
+    os.mkdir("beside/shut", 0)
+    os.mkdir("beside/unreadable", 0o300)
+    pathlib.Path("beside/unreadable/left").write_text("row 17")
+    os.symlink("/", "link")
+    for _ in range(3000):
+        os.mkdir("d")
+        os.chdir("d")
+    pathlib.Path("left").write_text("row 17")
+"""
+)
+
+
+@on_both
+def test_no_directory_that_an_app_makes_outlasts_its_run_or_ends_the_worker(prefix: tuple[str, ...]) -> None:
+    """Deeper than a recursion goes, or without the right to read it."""
+    with _site(prefix=prefix) as site:
+        connection, _, _ = site.accept()
+        with closing(connection):
+            assert _told(_ask(connection, "prepare", _bundle(HIDES), run=RUN)) == {}
+        second, _, _ = site.accept()  # which looks at what lies in scratch
+        second.close()
+        assert "Traceback" not in (site.path / "worker.log").read_text()
 
 
 def test_two_runs_at_once_do_not_reach_each_other() -> None:

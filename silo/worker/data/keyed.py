@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from policies.files import open_regular
 from silo.worker.errors import DataError
 
 KEY_BYTES = (32, 4096)
@@ -40,14 +41,15 @@ def keyed(path: Path) -> Iterator[hmac.HMAC]:
     shortest, longest = KEY_BYTES
     key = bytearray()
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             found = os.fstat(file.fileno())
             if stat.S_IMODE(found.st_mode) & 0o077:
                 raise DataError("the key for pseudonyms may be read by others; set its mode to 0600")
             if not shortest <= found.st_size <= longest:
                 raise DataError(f"the key for pseudonyms has {found.st_size} bytes, expected {shortest} to {longest}")
             key = bytearray(found.st_size)
-            if file.readinto(key) != found.st_size:
+            # Past the file's buffer, in which the key would stay.
+            if os.readv(file.fileno(), [key]) != found.st_size:
                 raise DataError("the key for pseudonyms changed while it was read")
     except OSError as error:
         raise DataError(f"the key for pseudonyms cannot be read: {error.strerror}") from None

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
+from policies.files import open_regular
 from silo.dataset.limits import LIMITS
 from silo.dataset.sources import SqlQuery, name_of
 from silo.worker.data.cells import refused
@@ -102,7 +103,7 @@ def _this_file_alone(connection: Any, _record: object) -> None:
 def credentials(path: Path) -> tuple[str, str]:
     """User and password from a file that only its owner can read; raises DataError."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
                 raise DataError("the credentials of the database may be read by others; set their mode to 0600")
             lines = file.read(LIMITS.credentials + 1).decode().splitlines()
