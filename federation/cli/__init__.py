@@ -54,7 +54,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="concordat", message="concordat %(version)s")
+@click.version_option(package_name="concordat-fl", message="concordat %(version)s")
 def command() -> None:
     """Federated learning between institutions that may not pool their data.
 
