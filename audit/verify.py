@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import bisect
 import dataclasses
 import hashlib
 import io
@@ -346,7 +347,7 @@ def walk(
     if forked is not None:
         fail(f"a witness cosigned another history of {forked} entries: the log's holder has signed two")
     report.witnessed, report.erased_payloads = max(copies, default=0), len(absent)
-    report.unrecorded_erasures = len(absent - _erased(own))
+    report.unrecorded_erasures = _unrecorded(absent, own)
     purges = {detail.get("first") for _, action, detail in own if action == "log.purged"}
     for start, present in segment_starts(folder):
         if not present and start not in purges:
@@ -354,16 +355,13 @@ def walk(
     return tree, segment, offset, next(lines, None) is not None or next(hashes, None) is not None
 
 
-def _erased(own: list[tuple[int, str, dict[str, object]]]) -> set[int]:
-    """The payloads whose erasure is recorded: numbers and ranges, such as `4,7-9`."""
-    found: set[int] = set()
+def _unrecorded(absent: set[int], own: list[tuple[int, str, dict[str, object]]]) -> int:
+    """How many absent payloads no entry says were erased; entries name numbers and ranges, such as `4,7-9`."""
+    left, ranges = sorted(absent), re.compile(r"(?:^|,)([0-9]{1,15})(?:-([0-9]{1,15}))?(?=,|\Z)")
     for seq, action, detail in own:
-        if action == "log.erased":
-            for part in str(detail.get("seqs", "")).split(","):
-                match = re.fullmatch("([0-9]{1,15})(-([0-9]{1,15}))?", part)
-                low, high = (int(match[1]), int(match[3] or match[1])) if match else (1, 0)
-                found.update(range(low, min(high, seq) + 1))
-    return found
+        for low, high in ranges.findall(str(detail.get("seqs", ""))) if action == "log.erased" else ():
+            del left[bisect.bisect_left(left, int(low)) : bisect.bisect_right(left, min(int(high or low), seq))]
+    return len(left)
 
 
 def _judge(folder: Path, report: Report, tree: _Frontier, altered: int | None, failure: Exception | None) -> None:
