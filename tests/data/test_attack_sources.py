@@ -169,5 +169,5 @@ def test_a_name_that_is_none_is_refused_with_the_contract(contract: Write, name:
 @pytest.mark.parametrize("name", ["rows", "rows.csv", "contract.yaml"])
 def test_a_loop_of_links_is_a_sentence(name: str, tmp_path: Path) -> None:
     (tmp_path / name).symlink_to(tmp_path / name)
-    with pytest.raises(DataError, match="got a loop of links"):
+    with pytest.raises(DataError, match="got a link that leads nowhere"):
         located(tmp_path / name)
