@@ -28,11 +28,16 @@ def check(path: str, given: verify.Given) -> list[Result]:
 
     Where keys are given, everything must be signed with one of them. A log must lead to the copies of it.
     """
-    place = Path(path).resolve()  # a link that the user gave may be followed, one within a hand-over never is
-    if not place.exists():
-        raise FileNotFoundError(path)
+    try:
+        place = Path(path).resolve(strict=True)  # a link that the user gave may be followed, never one within
+        is_export = (place / "manifest.json").exists() if place.is_dir() else False
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError) as error:  # a loop of links is the latter before Python 3.13
+        reason = getattr(error, "strerror", None) or "a loop of links"
+        raise VerificationError(f"cannot read {path}: {reason}") from None
     if place.is_dir():
-        if (place / "manifest.json").exists():
+        if is_export:
             return [_export(place, given)]
         return [_described(verify.check_log(place, given), given)]
     try:

@@ -169,4 +169,17 @@ def witness_notes(directories: Sequence[str | os.PathLike[str]]) -> list[bytes]:
             raise VerificationError(str(failure)) from None
         except OSError as error:
             raise VerificationError(f"cannot read {error.filename or folder}: {error.strerror}") from error
-    return sorted(notes)
+    return sorted(_joined(notes))
+
+
+def _joined(notes: set[bytes]) -> set[bytes]:
+    """The notes, those of one text as one with the lines of all: hundreds of witnesses hold the same checkpoint."""
+    of_text, joined = dict[bytes, list[bytes]](), set[bytes]()
+    for note in notes:
+        of_text.setdefault(note.rpartition(b"\n\n")[0], []).append(note)
+    for text, group in of_text.items():
+        lines = sorted({line for note in group for line in note[len(text) + 2 :].split(b"\n") if line})
+        whole = text + b"\n\n" + b"".join(line + b"\n" for line in lines)
+        fits = len(lines) <= LIMITS.note_signatures and len(whole) <= LIMITS.note
+        joined |= {whole} if text and len(group) > 1 and fits else set(group)
+    return joined

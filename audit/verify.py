@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import bisect
 import dataclasses
 import hashlib
 import io
@@ -120,19 +121,19 @@ def open_checkpoint(raw: bytes, name: str, key_id: bytes, public: bytes) -> tupl
     text = raw.decode(errors="replace")
     body, blank, signatures = text.rpartition("\n\n")
     lines, signed = signatures.split("\n"), False
-    if not blank or lines.pop() or len(lines) > MAX_SIGNATURES or re.search("[\0-\t\v-\x1f\ufffd]", text):
+    if len(raw) > MAX_NOTE or not blank or lines.pop() or re.search("[\0-\t\v-\x1f\ufffd]", text):
         fail("the checkpoint is not a signed note: a text, an empty line, signature lines")
     for line in lines:
-        match = re.fullmatch(r"— ([^\s+]{1,255}) (\S{8,})", line)
-        if not match:
-            fail(f"the checkpoint has a malformed signature line {line[:120]!r}")
-        blob = _base64(match[2])
+        match = re.fullmatch(r"— ([^\s+]{1,255}) (\S+)", line)
+        blob = _base64(match[2]) if match else b""
+        if not match or len(blob) < 5 or len(lines) > MAX_SIGNATURES:
+            fail(f"the checkpoint has too many signature lines, or a malformed one {line[:120]!r}")
         if match[1] == name and blob[:4] == key_id:  # other keys' signatures are not ours to judge
             check_ed25519(public, body.encode() + b"\n", blob[4:])
             signed = True
     if not signed:
         fail(f"the checkpoint is not signed by {name} (key id {key_id.hex()})")
-    match = re.fullmatch(r"([^\n]+)\n(0|[1-9][0-9]{0,14})\n(\S{43}=)((?:\n[^\n]+)*)", body)  # last: extension lines
+    match = re.fullmatch(rf"([^\n]+)\n({COUNT})\n({B64}{{43}}=)((?:\n[^\n]+)*)", body)  # last: extension lines
     if not match or match[1] != name:
         fail(f"the checkpoint's text is not the origin {name}, a tree size and a root hash")
     return int(match[2]), _base64(match[3])
@@ -346,7 +347,7 @@ def walk(
     if forked is not None:
         fail(f"a witness cosigned another history of {forked} entries: the log's holder has signed two")
     report.witnessed, report.erased_payloads = max(copies, default=0), len(absent)
-    report.unrecorded_erasures = len(absent - _erased(own))
+    report.unrecorded_erasures = _unrecorded(absent, own)
     purges = {detail.get("first") for _, action, detail in own if action == "log.purged"}
     for start, present in segment_starts(folder):
         if not present and start not in purges:
@@ -354,16 +355,13 @@ def walk(
     return tree, segment, offset, next(lines, None) is not None or next(hashes, None) is not None
 
 
-def _erased(own: list[tuple[int, str, dict[str, object]]]) -> set[int]:
-    """The payloads whose erasure is recorded: numbers and ranges, such as `4,7-9`."""
-    found: set[int] = set()
+def _unrecorded(absent: set[int], own: list[tuple[int, str, dict[str, object]]]) -> int:
+    """How many absent payloads no entry says were erased; entries name numbers and ranges, such as `4,7-9`."""
+    left, ranges = sorted(absent), re.compile(r"(?:^|,)([0-9]{1,15})(?:-([0-9]{1,15}))?(?=,|\Z)")
     for seq, action, detail in own:
-        if action == "log.erased":
-            for part in str(detail.get("seqs", "")).split(","):
-                match = re.fullmatch("([0-9]{1,15})(-([0-9]{1,15}))?", part)
-                low, high = (int(match[1]), int(match[3] or match[1])) if match else (1, 0)
-                found.update(range(low, min(high, seq) + 1))
-    return found
+        for low, high in ranges.findall(str(detail.get("seqs", ""))) if action == "log.erased" else ():
+            del left[bisect.bisect_left(left, int(low)) : bisect.bisect_right(left, min(int(high or low), seq))]
+    return len(left)
 
 
 def _judge(folder: Path, report: Report, tree: _Frontier, altered: int | None, failure: Exception | None) -> None:
@@ -450,7 +448,7 @@ def verify_bundle(path: str | os.PathLike[str], keys: Sequence[str] = (), copies
 
 def verify_all(place: Path, given: Given) -> list[Report]:
     """Verify a log or a bundle, with all that was given."""
-    reports = [check_log(place, given)] if place.is_dir() else check_bundle(place, given)
+    reports = [check_log(place, given)] if os.path.isdir(place) else check_bundle(place, given)  # noqa: PTH112  never raises
     given.require_used(report.origin for report in reports)
     return reports
 
@@ -475,7 +473,7 @@ def check_log(folder: Path, given: Given, beside: Sequence[str] = ()) -> Report:
             what = f"entry {size}" if beyond else "a file in payloads/"
             fail(f"{what} is not covered by the signature: start the log's writer once", size)
     except OSError as error:
-        hint = f"; the log of this home is {folder}/audit" if (folder / "audit" / "checkpoint").exists() else ""
+        hint = f"; the log of this home is {folder}/audit" if os.path.exists(folder / "audit/checkpoint") else ""  # noqa: PTH110
         fail(f"cannot read {error.filename or folder}: {error.strerror}{hint}")
     return report
 
@@ -586,7 +584,7 @@ def _main() -> None:
     options = parser.parse_args()
     try:
         given = Given(options.key or [], options.witness or [])
-        reports = verify_all(Path(options.path), given)
+        reports = verify_all(Path(options.path or fail("got an empty path, expected a log or a bundle")), given)
     except VerificationFailure as failure:
         if options.json:
             print(json.dumps({"verified": False, "seq": failure.seq, "error": str(failure)}))

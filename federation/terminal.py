@@ -61,7 +61,10 @@ class Visible:
 
     def write(self, text: str) -> int:
         """Write a text."""
-        self._stream.write(_visible(text, styles=self._stream.isatty()))
+        shown = _visible(text, styles=self._stream.isatty())
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        # A terminal that cannot show a letter gets its escape, and the command goes on.
+        self._stream.write(shown if shown.isascii() else shown.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:

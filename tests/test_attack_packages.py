@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from audit.export.rendering import product_version
 
 ROOT = Path(__file__).parents[1]
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -85,3 +88,9 @@ def test_what_is_installed_here_is_this_project() -> None:
     }
     with pytest.raises(importlib.metadata.PackageNotFoundError):
         importlib.metadata.metadata("concordat")
+
+
+def test_the_version_that_is_told_and_exported_is_of_the_projects_own_distribution() -> None:
+    told = subprocess.run([sys.executable, "-m", "federation", "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout == f"concordat {PROJECT['version']}\n"
+    assert product_version() == importlib.metadata.version(OURS) == PROJECT["version"]

@@ -161,11 +161,9 @@ def verify_proof(
             stop("the proof does not carry its entry: give it with --entry", status=2)
         checkpoint = proof.verify_proof(parsed, line, parse_vkey(vkey))
         check_entry(line + b"\n", parsed.index)
-    say(
-        f"verified: entry {parsed.index} of {checkpoint.origin}, signed in a tree of {checkpoint.size} entries\n"
-        f"root: {checkpoint.root.hex()}",
-        err=True,
-    )
+    entries = f"a tree of {checkpoint.size} entries"
+    say(f"verified: entry {parsed.index} of {checkpoint.origin}, signed in {entries}", err=True)
+    say(f"root: {checkpoint.root.hex()}", err=True)
     typer.echo(json_text(line.decode()))
 
 

@@ -28,11 +28,16 @@ COLOURS = {"allow": "green", "deny": "red", "record": "cyan"}
 
 
 class Command(TyperCommand):
-    """A command none of whose options is without effect: one that is given twice, or is empty, is an error."""
+    """A command that takes nothing empty, and no option without effect: one that is given twice is an error."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Look at the options as they were given, then read them as ever."""
         given, _, order = self.make_parser(ctx).parse_args(list(args))
+        for argument in self.params:
+            value = given.get(argument.name or "") if isinstance(argument, click.Argument) else None
+            if (value == "" or (isinstance(value, list | tuple) and "" in value)) and not ctx.resilient_parsing:
+                # It would be the directory in which the command runs.
+                raise click.UsageError(f"got an empty {argument.make_metavar(ctx)}, expected a path or a number", ctx)
         for option in order:
             value = given.get(option.name or "")
             if not isinstance(option, click.Option) or option.is_flag or ctx.resilient_parsing:

@@ -30,6 +30,6 @@ Renderer: TypeAlias = Callable[[Iterable[Entry], Source], Iterator[str]]
 def product_version() -> str:
     """The version of this product, as installed."""
     try:
-        return version("concordat")
+        return version("concordat-fl")
     except PackageNotFoundError:
         return "0"

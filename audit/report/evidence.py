@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from audit.cosignature import cosigned_at, cosigner_id
 from audit.errors import VerificationError
@@ -118,6 +118,8 @@ def _verify_log(log: Mapping[str, Any], keys: Sequence[str], witnesses: Sequence
         stored = [_b64(item) for item in hashes]
         if len(hashes) != checkpoint.size or root_of(hashes) != checkpoint.root or "".join(stored) != log["hashes"]:
             raise VerificationError(f"the entries of {key.name} do not have the signed root")
+        if not isinstance(log["witnessed"], list):
+            raise VerificationError(f"the evidence on {key.name} is damaged: it has no list of witnesses' signatures")
         for note in log["witnessed"]:
             _check_witness(note.encode(), key, witnesses, hashes)
     else:
@@ -166,10 +168,32 @@ def _lines(log: Mapping[str, Any]) -> list[str]:
 
 
 def _check_payload(raw: bytes, fields: Mapping[str, Any]) -> None:
-    match = _PAYLOAD.fullmatch(raw)
+    match = _PAYLOAD.fullmatch(raw) if len(raw) <= LIMITS.payload + 128 else None
     digest = hashlib.sha256(bytes.fromhex(match[2].decode()) + match[1]).hexdigest() if match else ""
     if fields["payload_commitment"] != f"sha256:{digest}":
         raise VerificationError(f"the payload of entry {fields['seq']} is not what the entry commits to")
+    try:  # what the page could not read would keep it from showing anything
+        content = json.loads(match[1], parse_constant=_no_number, parse_int=float) if match else None
+        shallow = _is_within(content, LIMITS.payload_depth)
+    except (ValueError, RecursionError):
+        shallow = False
+    if not shallow:
+        raise VerificationError(
+            f"the payload of entry {fields['seq']} by {fields['actor'][:100]!r} is not JSON of at most "
+            f"{LIMITS.payload_depth} levels, as no writer of this product makes it: leave the payloads out"
+        )
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"got {name}, expected a number")
+
+
+def _is_within(value: object, levels: int) -> bool:
+    """Whether lists and objects are nested no deeper than so many levels."""
+    if not isinstance(value, dict | list):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_is_within(item, levels - 1) for item in inner)
 
 
 def _read(snapshot: Snapshot, run: str, *, whole: bool) -> tuple[list[Entry], AuditPaths]:

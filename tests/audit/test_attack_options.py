@@ -22,8 +22,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from audit import bundle, verify
+from audit.check import check
 from audit.cli import app
 from audit.entry import Event
+from audit.errors import VerificationError
 from audit.keys import vkey_of
 from audit.log import AuditLog, utc_now
 from audit.snapshot import take_all
@@ -271,3 +273,51 @@ def test_one_path_of_several_may_be_the_one_that_a_key_and_a_copy_are_for(place:
     assert (status, said.count("verified:")) == (1, 0)
     status, said = by_command(place.peer, place.forged, "--witness", place.witness)
     assert (status, said.count("verified:"), "another history" in said) == (1, 1, True)
+
+
+def test_a_path_that_cannot_be_followed_or_read_is_a_sentence(place: Place, tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for path in (str(loop), "x" * 300, f"{place.honest}/checkpoint/x"):
+        found = invoke(app, ["verify", path, place.honest])
+        assert (found.exit_code, type(found.exception)) == (1, SystemExit), path[:20]
+        assert f"FAILED {path}: cannot read" in found.output
+        assert "verified: " in found.output  # what else was given is told all the same
+        code, said = by_hand(path)
+        assert code == 1
+        assert "FAILED: cannot read" in said
+
+
+def test_a_directory_of_somebody_else_s_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "closed" / "log").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0)
+    before = os.geteuid()
+    try:
+        if before == 0:
+            os.seteuid(65534)  # root may read everything
+        for path in (tmp_path / "closed", tmp_path / "closed" / "log"):
+            for check_at in (
+                lambda path: verify.verify_all(path, verify.Given()),
+                lambda path: check(path, verify.Given()),
+            ):
+                with pytest.raises((verify.VerificationFailure, VerificationError), match=r"cannot read .*: Perm"):
+                    check_at(path)
+    finally:
+        os.seteuid(before)
+        (tmp_path / "closed").chmod(0o700)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_empty_argument_is_not_the_directory_in_which_the_command_runs(
+    name: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place.honest)
+    for argument in COMMANDS[name].params:
+        if isinstance(argument, click.Argument):
+            words = ["" if one is argument else "1" for one in COMMANDS[name].params if isinstance(one, click.Argument)]
+            found = invoke(app, [name, *words])
+            assert found.exit_code == 2, found.output
+            assert "got an empty " in found.output
+    code, said = by_hand("")
+    assert code == 1
+    assert "FAILED: got an empty path" in said

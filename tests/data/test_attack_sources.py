@@ -18,6 +18,7 @@ from policies.errors import PolicyError
 from silo.config import CsvSource, ParquetSource
 from silo.dataset.contract import Contract
 from silo.dataset.limits import LIMITS
+from silo.worker.data.owner.locating import located
 from silo.worker.data.sources import typed_chunks
 from silo.worker.data.view import read_columns
 from silo.worker.errors import DataError
@@ -163,3 +164,10 @@ def test_a_name_is_a_name_in_every_source(contract: Write, tmp_path: Path, name:
 def test_a_name_that_is_none_is_refused_with_the_contract(contract: Write, name: str) -> None:
     with pytest.raises(PolicyError):
         contract(columns=ONE % json.dumps(name))
+
+
+@pytest.mark.parametrize("name", ["rows", "rows.csv", "contract.yaml"])
+def test_a_loop_of_links_is_a_sentence(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).symlink_to(tmp_path / name)
+    with pytest.raises(DataError, match="got a link that leads nowhere"):
+        located(tmp_path / name)

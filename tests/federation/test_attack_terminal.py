@@ -238,3 +238,14 @@ def test_a_process_whose_standard_error_is_gone_goes_on(monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "stderr", Gone())
     tell("nobody hears this")
     logging.getLogger("concordat").debug("nor this")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "ascii", "utf-8"])
+def test_a_letter_that_a_terminal_does_not_have_ends_no_command(encoding: str) -> None:
+    raw = io.BytesIO()
+    stream = Visible(io.TextIOWrapper(raw, encoding=encoding))
+    stream.write("silo-a refused: Łódź, 北京\n")
+    stream.flush()
+    shown = raw.getvalue().decode(encoding)
+    assert shown.startswith("silo-a refused: ")
+    assert ("北京" if encoding == "utf-8" else "\\u5317\\u4eac") in shown

@@ -18,7 +18,8 @@ function lineChart(title, series, { fromZero, decimals }) {
   const points = [...series.values()].flat();
   if (points.length < 2) return null;
   const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]);
-  const x0 = Math.min(...xs), x1 = Math.max(...xs), y0 = fromZero ? 0 : Math.min(...ys), y1 = Math.max(...ys);
+  const least = (values) => values.reduce((a, b) => Math.min(a, b)), most = (values) => values.reduce((a, b) => Math.max(a, b));
+  const x0 = least(xs), x1 = most(xs), y0 = fromZero ? 0 : least(ys), y1 = most(ys);
   const px = (x) => left + (x - x0) * (width - left - right) / (x1 - x0 || 1);
   const py = (y) => height - bottom - (y - y0) * (height - top - bottom) / (y1 - y0 || 1);
   const chart = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}, one line for each silo` });

@@ -147,7 +147,7 @@ function checksOf(facts, context) {
   else if (otherPolicy.length) add("warn", "Policies", `They changed during the run at ${list(otherPolicy.map((entry) => entry.member))}; see the table of policies.`);
   else add("good", "Policies", "Each silo decided under one and the same policy throughout the run.");
 
-  const last = (log) => Math.max(...log.entries.filter((entry) => entry.run === facts.run).map((entry) => entry.seq));
+  const last = (log) => log.entries.filter((entry) => entry.run === facts.run).reduce((most, entry) => Math.max(most, entry.seq), -Infinity);
   const covered = logs.filter((log) => log.witnesses.some((item) => item.size > last(log)));
   const some = logs.filter((log) => log.witnesses.length && !covered.includes(log));
   const none = logs.filter((log) => !log.witnesses.length).map((log) => memberOf(log.origin));

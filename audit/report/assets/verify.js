@@ -37,24 +37,25 @@ function parseVkey(vkey) {
   return { vkey, name: match[1], keyId, publicKey: blob.subarray(1) };
 }
 
+const SIGNATURE = /^— ((?:[^\s\x85+]|\ufeff){1,255}) (\S+)$/u; // what Python takes for spaces
+
 function openCheckpoint(note, key) {
   const cut = text(note, "the checkpoint", 524288).lastIndexOf("\n\n");
   const body = note.slice(0, cut), lines = note.slice(cut + 2).split("\n");
   let signed = false;
-  if (cut < 0 || lines.pop() !== "" || lines.length > 1024 || /[\0-\t\v-\x1f\ufffd\p{Cs}]/u.test(note)) {
+  if (cut < 0 || utf8(note).length > 524288 || lines.pop() !== "" || lines.length > 1024 || /[\0-\t\v-\x1f\ufffd\p{Cs}]/u.test(note)) {
     fail("the checkpoint is not a signed note: a text, an empty line, signature lines");
   }
   for (const line of lines) {
-    const match = /^— ([^\s+]{1,255}) (\S{8,})$/.exec(line);
-    if (!match) fail(`the checkpoint has a malformed signature line ${line.slice(0, 120)}`);
-    const blob = unbase64(match[2]);
+    const match = SIGNATURE.exec(line), blob = match ? unbase64(match[2]) : [];
+    if (blob.length < 5) fail(`the checkpoint has a malformed signature line ${line.slice(0, 120)}`);
     if (match[1] === key.name && equalBytes(blob.subarray(0, 4), key.keyId)) { // others are not ours to judge
       verifyEd25519(key.publicKey, utf8(body + "\n"), blob.subarray(4));
       signed = true;
     }
   }
   if (!signed) fail(`the checkpoint is not signed by ${key.name} (key id ${hex(key.keyId)})`);
-  const match = /^([^\n]+)\n(0|[1-9][0-9]{0,14})\n(\S{43}=)((?:\n[^\n]+)*)$/.exec(body); // last: lines that extend it
+  const match = /^([^\n]+)\n(0|[1-9][0-9]{0,14})\n([A-Za-z0-9+/]{43}=)((?:\n[^\n]+)*)$/.exec(body); // last: lines that extend it
   if (!match || match[1] !== key.name) fail(`the checkpoint's text is not the origin ${key.name}, a size and a root`);
   return { size: Number(match[2]), root: unbase64(match[3]) };
 }
@@ -67,7 +68,7 @@ const moment = (time) => Date.parse(`${time.slice(0, 23)}Z`);
 function openWitnessed(note, key, keys, hashes) {
   const { size, root } = openCheckpoint(note, key);
   const body = note.slice(0, note.lastIndexOf("\n\n") + 1), lines = note.slice(body.length + 1).split("\n");
-  const [own, line] = lines.map((item) => /^— ([^\s+]{1,255}) (\S{8,})$/.exec(item));
+  const [own, line] = lines.map((item) => SIGNATURE.exec(item));
   const blob = line ? unbase64(line[2]) : [];
   const idOf = (item) => sha256(joined(utf8(item.name + "\n"), [4], item.publicKey)).subarray(0, 4);
   const witness = keys.find((item) => line && item.name === line[1] && item !== key && equalBytes(idOf(item), blob.subarray(0, 4)));
@@ -160,12 +161,17 @@ function checkEntry(line, seq) {
 }
 
 function checkPayload(raw, entry) {
-  const match = /^\{"payload":(\{[^]*\}),"salt":"([0-9a-f]{64})"\}\n$/.exec(text(raw, "a payload", 2097152));
+  const sound = utf8(text(raw, "a payload", 2097152)).length <= 1048704 && !/\p{Cs}/u.test(raw);
+  const match = sound ? /^\{"payload":(\{[^]*\}),"salt":"([0-9a-f]{64})"\}\n$/.exec(raw) : null;
   const salt = match ? Uint8Array.from(match[2].match(/../g), (pair) => parseInt(pair, 16)) : [];
   if (!match || `sha256:${hex(sha256(joined(salt, utf8(match[1]))))}` !== entry.payload_commitment) {
     fail(`the payload of entry ${entry.seq} is not what the entry commits to: it was altered`, entry.seq);
   }
-  try { return JSON.parse(match[1]); } catch { return fail(`the payload of entry ${entry.seq} is not JSON`, entry.seq); }
+  const within = (value, levels) => typeof value !== "object" || value === null || (levels > 0 && Object.values(value).every((item) => within(item, levels - 1)));
+  let payload = null;
+  try { payload = JSON.parse(match[1]); } catch { fail(`the payload of entry ${entry.seq} is not JSON`, entry.seq); }
+  if (!within(payload, 32)) fail(`the payload of entry ${entry.seq} is nested deeper than 32 levels`, entry.seq);
+  return payload;
 }
 
 // One log: either all of its entries, whose root must be the signed one, or some, each with its inclusion proof.
@@ -180,7 +186,7 @@ function verifyLog(log, keys) {
       log.entries.forEach((line, seq) => entries.push(checkEntry(line, seq)));
       if (hashes.length !== size) fail(`${size} entries are signed, ${hashes.length} are here`, Math.min(size, hashes.length));
       // The root tells that an entry was altered, the leaf hashes beside the entries tell which.
-      const stored = text(log.hashes, "the leaf hashes", 1e9).match(/.{43}=|.+/g) || [];
+      const stored = text(log.hashes, "the leaf hashes", 1e9).match(/[^]{1,44}/g) || [];
       const first = hashes.findIndex((hash, seq) => btoa(String.fromCharCode(...hash)) !== stored[seq]);
       const sound = equalBytes(rootOf(hashes), root);
       if (first >= 0) fail(`entry ${first}${sound ? " is as signed, but the hash stored with it" : ""} was altered`, first);
@@ -188,8 +194,8 @@ function verifyLog(log, keys) {
       witnesses = log.witnessed.map((note) => openWitnessed(note, key, keys, hashes));
     } else {
       let last = -1;
-      for (const [seq, line, path] of log.proved) {
-        if (!Number.isInteger(seq) || seq <= last) fail(`entry ${seq} is here twice or out of order`);
+      for (const [seq, line, path, ...more] of log.proved) {
+        if (!Number.isInteger(seq) || seq <= last || more.length) fail(`entry ${seq} is here twice or out of order`);
         last = seq;
         const found = rootByPath(leafHash(utf8(text(line, `entry ${seq}`))), seq, size, path.map(unbase64), seq);
         if (!equalBytes(found, root)) fail(`entry ${seq} was altered: it is not in the signed tree`, seq);
@@ -197,6 +203,7 @@ function verifyLog(log, keys) {
       }
     }
     const bySeq = new Map(entries.map((entry) => [String(entry.seq), entry]));
+    if (String(log.payloads) !== "[object Object]") fail("the payloads are damaged");
     for (const [seq, raw] of Object.entries(log.payloads)) {
       if (!bySeq.has(seq)) fail(`a payload belongs to entry ${seq}, which is not here`, Number(seq));
       payloads.set(Number(seq), checkPayload(raw, bySeq.get(seq)));

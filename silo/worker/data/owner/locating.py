@@ -33,7 +33,11 @@ class Begun(Kind):
 
 def located(path: Path) -> tuple[Source, str]:
     """The source that a path leads to, its own paths absolute, and a name; raises DataError or DocumentError."""
-    absolute, name = path.resolve(), path.resolve().name.split(".")[0]
+    try:
+        absolute = path.resolve(strict=path.is_symlink())
+    except (OSError, RuntimeError):  # the latter before Python 3.13
+        raise DataError(f"{path.name}: got a link that leads nowhere, expected a file or a directory") from None
+    name = absolute.name.split(".")[0]
     if path.suffix in {".yaml", ".yml"}:
         return _named(absolute, name)
     if path.is_dir() and any(path.glob("*.ndjson")):
