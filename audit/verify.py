@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import NoReturn
 
 SCHEMA, B64 = "concordat/audit/v1", "[A-Za-z0-9+/]"
-MAX_ENTRY, MAX_PAYLOAD, MAX_NOTE, MAX_SIGNATURES = 64 * 1024, 1024 * 1024, 512 * 1024, 1024
+MAX_ENTRY, MAX_PAYLOAD, MAX_NOTE, MAX_SIGNATURES = 256 * 1024, 1024 * 1024, 512 * 1024, 1024
 MAX_BUNDLE, MAX_FILES, MAX_MEMBER = 8 * 1024**3, 100_000, 128  # of a member what the archive's directory says of it
 MAX_COPIES, MAX_COPIED = 10_000, 256 * 1024**2
 

@@ -37,6 +37,8 @@ class Reception:
     """What the connections of one interface share."""
 
     crowd: Crowd[PeerCertificateProtocol]
+    senders: Crowd[PeerCertificateProtocol]
+    """The connections with a large body under way, all of which is kept in memory until it is read."""
     name_of: Callable[[bytes], str | None]
     """The member that a certificate (DER) stands for; None where it is no member's."""
     on_refused: OnRefused
@@ -72,12 +74,8 @@ class PeerCertificateProtocol(HttpToolsProtocol):
         name = self._reception.name_of(self.certificate) if self.certificate is not None else None
         self._holder = name or network_of(self.client[0] if self.client else "")
         self.open_connections.add(self)
-        leaving = self._reception.crowd.enter(self, self._holder)
-        if leaving is not self:
+        if self._enters(self._reception.crowd, "connections are open"):
             self._watch(STRANGER_SECONDS if self._reception.for_strangers else HEADER_SECONDS)
-        if leaving is not None:
-            self._reception.on_refused(f"too many connections are open, the most of them of {leaving._holder}")
-            leaving.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -85,6 +83,7 @@ class PeerCertificateProtocol(HttpToolsProtocol):
         self._resumed()
         self.open_connections.discard(self)
         self._reception.crowd.leave(self)
+        self._reception.senders.leave(self)
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -129,10 +128,13 @@ class PeerCertificateProtocol(HttpToolsProtocol):
             super().on_headers_complete()
             self._unwatch()
             self._reception.crowd.occupy(self)
+            if body_length(self.headers) >= LIMITS.large_body:
+                self._enters(self._reception.senders, "large requests are under way")
 
     def on_message_complete(self) -> None:
         """The request is here whole."""
         super().on_message_complete()
+        self._reception.senders.occupy(self)
         if self._reception.for_strangers:
             self._unwatch()
             self._reception.crowd.occupy(self)
@@ -142,6 +144,7 @@ class PeerCertificateProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.response_complete:
             self._reception.crowd.rest(self)
+            self._reception.senders.leave(self)
             last = self.cycle.more_body or self._reception.for_strangers
             self._watch(FAREWELL_SECONDS if last else IDLE_SECONDS)
 
@@ -162,6 +165,14 @@ class PeerCertificateProtocol(HttpToolsProtocol):
         super().send_400_response(f"got {problem}")
         self._watch(FAREWELL_SECONDS)
 
+    def _enters(self, crowd: Crowd[PeerCertificateProtocol], many: str) -> bool:
+        """Whether the connection is taken into a crowd; where that has too many, one of them is ended."""
+        leaving = crowd.enter(self, self._holder)
+        if leaving is not None:
+            self._reception.on_refused(f"too many {many}, the most of them of {leaving._holder}")
+            leaving.transport.abort()
+        return leaving is not self
+
     def _watch(self, seconds: float) -> None:
         self._unwatch()
         self._slow = asyncio.get_running_loop().call_later(seconds, self._give_up)
@@ -180,6 +191,11 @@ class PeerCertificateProtocol(HttpToolsProtocol):
         if self._reception.for_strangers and not self.transport.is_closing():
             self._reception.on_refused(f"no request came within {STRANGER_SECONDS:.0f} s from {self._holder}")
         self.transport.abort()
+
+
+def body_length(headers: Sequence[tuple[bytes, bytes]]) -> int:
+    """The length of a request's body by its head, which the parser has read."""
+    return next((int(value) for name, value in headers if name == b"content-length"), 0)
 
 
 def head_problem(headers: Sequence[tuple[bytes, bytes]]) -> str | None:

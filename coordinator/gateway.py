@@ -20,6 +20,7 @@ from coordinator.superlink import (
     FLEET_PREFIX,
     NOT_ACTIVE,
     PULL_MESSAGES,
+    PUSH_OBJECT,
     Response,
     SuperLink,
 )
@@ -132,7 +133,8 @@ class Gateway:
             await self._refuse(peer, scope, 403, refusal, send)
             return
         pulls = scope["path"] == PULL_MESSAGES
-        body = await read_body(receive, LIMITS.pull_request if pulls else LIMITS.fleet_request)
+        limit = {PULL_MESSAGES: LIMITS.pull_request, PUSH_OBJECT: LIMITS.fleet_request}.get(scope["path"])
+        body = await read_body(receive, limit or LIMITS.fleet_call)
         node_id = self._superlink.enrol(peer.name, peer.public_key)
         if pulls:
             response = await self._long_poll(node_id, body, scope, receive)

@@ -73,7 +73,8 @@ class Server(uvicorn.Server):
         together = LIMITS.stranger_connections if strangers else LIMITS.connections
         of_one = LIMITS.stranger_connections_of_one if strangers else LIMITS.member_connections
         crowd: Crowd[PeerCertificateProtocol] = Crowd(max(1, int(room * together)), of_one)
-        return Reception(crowd, self._name_of, self._on_refused, strangers)
+        senders: Crowd[PeerCertificateProtocol] = Crowd(together, LIMITS.large_bodies)
+        return Reception(crowd, senders, self._name_of, self._on_refused, strangers)
 
     def _maker(self, config: uvicorn.Config, reception: Reception) -> Callable[[], asyncio.Protocol]:
         return lambda: PeerCertificateProtocol(

@@ -50,6 +50,7 @@ CLOCK_TOLERANCE_SECONDS = 300.0
 """By how much a silo's clock may differ from the coordinator's; at the door, where it is named, and for Flower."""
 MOVED_SECONDS = 5.0
 PULL_MESSAGES = FLEET_PREFIX + "pull-messages"
+PUSH_OBJECT = FLEET_PREFIX + "push-object"
 TASK_HEARTBEAT_SECONDS = 10.0
 
 _REQUESTS: Mapping[str, type[Proto]] = {

@@ -53,6 +53,8 @@ class Limits:
     """An answer of the control interface that is no model."""
     fleet_request: int = 33 * MIB
     """A request to the Fleet interface: one object and its envelope."""
+    fleet_call: int = MIB
+    """A request to the Fleet interface that brings no object."""
     pull_request: int = 64 * 1024
     """A silo's request for the messages to it, which is read while nobody else is served."""
     object_chunk: int = 16 * MIB
@@ -79,6 +81,10 @@ class Limits:
     """The connections that the gateway holds together."""
     member_connections: int = 64
     """The connections that one member holds together, with whichever certificates."""
+    large_body: int = MIB
+    """The body of a request, in bytes, from which on it counts as large."""
+    large_bodies: int = 4
+    """The large bodies of one member that the gateway receives or reads at a time."""
     stranger_connections: int = 256
     """The connections that the enrolment interface holds together."""
     stranger_connections_of_one: int = 64

@@ -242,7 +242,7 @@ def test_a_touched_live_file_is_noticed(tmp_path: Path, open_log: Opener, name: 
 # reading back
 
 
-@pytest.mark.parametrize("tail", [b'{"action":', b"\0" * 5000, b"not json\n", b'{"a":1}\n', b"x" * 70_000])
+@pytest.mark.parametrize("tail", [b'{"action":', b"\0" * 5000, b"not json\n", b'{"a":1}\n', b"x" * 300_000])
 def test_a_torn_tail_is_cut_and_the_cut_is_recorded(tmp_path: Path, open_log: Opener, build, vkey: str, tail: bytes):
     build(tmp_path, 3)
     signed = (tmp_path / SEGMENT).read_bytes()

@@ -75,6 +75,14 @@ def gateway(found: Callable[..., Founded], tmp_path: Path, open_door: Callable[.
             stack.close()
 
 
+def ends(connection: ssl.SSLSocket) -> bool:
+    """Whether the other side ends a connection without an answer."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
 def drips(connection: ssl.SSLSocket, drop: bytes, seconds: float = 20.0) -> float:
     """Say a little and again, until the other side ends it; returns the seconds that took."""
     connection.settimeout(0.05)
@@ -161,6 +169,38 @@ def test_whoever_reads_nothing_of_a_large_answer_is_let_go(gateway: Open, monkey
     assert done.wait(60)
     # What is sent after the end of the connection goes nowhere.
     assert 0 < before_the_end[0] < 64 * 1024 * 1024 < sum(sent)
+
+
+def test_a_member_with_many_large_requests_under_way_loses_its_own(gateway: Open):
+    """What came of a body is kept in memory: 64 connections with 33 MiB each would be two GiB for one member."""
+    ops, other = gateway.federation.homes["ops"], gateway.federation.homes["ops-b"]
+    begun = f"POST {RUNS} HTTP/1.1\r\nHost: hub\r\nContent-Length: {LIMITS.control_request}\r\n\r\n".encode()
+    held = []
+    for _ in range(5 * LIMITS.large_bodies):
+        held.append(gateway.tls(ops))
+        held[-1].sendall(begun + bytes(LIMITS.large_body))
+    others = gateway.tls(other)
+    others.sendall(begun + bytes(LIMITS.large_body))
+    ended = len(held) - LIMITS.large_bodies
+    assert [ends(connection) for connection in held[:ended]] == [True] * ended
+    assert gateway.refused == ["too many large requests are under way, the most of them of ops"] * ended
+    assert gateway.asks(ops) == gateway.asks(other) == 200
+    for connection in (*held[ended:], others):
+        connection.sendall(bytes(LIMITS.control_request - LIMITS.large_body))
+        assert connection.recv(12) == b"HTTP/1.1 200"
+
+
+def test_large_requests_one_after_the_other_are_all_read(gateway: Open):
+    home = gateway.federation.homes["ops"]
+    context = client_context(home.certificate, home.key, home.authority)
+    connection = http.client.HTTPSConnection("127.0.0.1", gateway.port, context=context, timeout=60)
+    gateway.stack.callback(connection.close)
+    for _ in range(3 * LIMITS.large_bodies):
+        connection.request("POST", RUNS, bytes(LIMITS.large_body))
+        answer = connection.getresponse()
+        assert answer.status == 200
+        answer.read()
+    assert gateway.refused == []
 
 
 def test_many_members_behind_one_address_come_at_once_beside_one_that_only_knocks(gateway: Open):

@@ -25,7 +25,7 @@ from coordinator.gateway import (
     clock_problem,
     flower_identity_problem,
 )
-from coordinator.superlink import FLEET_PREFIX
+from coordinator.superlink import FLEET_PREFIX, PUSH_OBJECT
 from federation.errors import IdentityError, ManifestError, RefusedError, UsageError
 from federation.identity import Peer, Role, public_key_pem
 from federation.limits import LIMITS
@@ -298,22 +298,26 @@ def test_whoever_cannot_be_checked_again_is_cut_and_spares_no_other(
 # -- bodies
 
 
+@pytest.mark.parametrize(
+    ("path", "limit"),
+    [(ACTIVATE, LIMITS.fleet_call), (PUSH_OBJECT, LIMITS.fleet_request), (PULL_MESSAGES, LIMITS.pull_request)],
+)
 def test_a_fleet_request_that_is_too_large_is_refused_while_it_arrives(
-    door: Door, knock: Any, federation: Any, headers_of: Any
+    door: Door, knock: Any, federation: Any, headers_of: Any, path: str, limit: int
 ):
     silo = federation.homes["silo-a"]
 
     async def go(size: int) -> Any:
-        exchange = knock.exchange(silo, ACTIVATE, "POST", bytes(size), headers_of(silo))
+        exchange = knock.exchange(silo, path, "POST", bytes(size), headers_of(silo))
         await knock.run(exchange)
         return exchange
 
-    exchange = asyncio.run(go(LIMITS.fleet_request + 1_000_000))
-    reason = f"got a request of more than {LIMITS.fleet_request} bytes, the most that is accepted here"
+    exchange = asyncio.run(go(limit + 1_000_000))
+    reason = f"got a request of more than {limit} bytes, the most that is accepted here"
     assert (exchange.answer.status, exchange.answer.body.decode()) == (413, reason)
-    assert door.refused == [(door.members["silo-a"].uri, ACTIVATE, reason)]
-    assert exchange.read <= LIMITS.fleet_request + 65536
-    assert asyncio.run(go(LIMITS.fleet_request)).answer.status == 400
+    assert door.refused == [(door.members["silo-a"].uri, path, reason)]
+    assert exchange.read <= limit + 65536
+    assert asyncio.run(go(limit)).answer.status == 400
 
 
 def test_a_control_request_that_is_too_large_is_refused(door: Door, knock: Any, federation: Any):

@@ -24,7 +24,7 @@ function unbase64(text) {
   return Uint8Array.from(data, (c) => c.charCodeAt(0));
 }
 
-function text(value, what, limit = 65536) {
+function text(value, what, limit = 262144) {
   if (typeof value !== "string" || value.length > limit) fail(`${what} is missing or too long`);
   return value;
 }
@@ -134,7 +134,7 @@ function strings(value) {
 
 function checkEntry(line, seq) {
   let entry = null;
-  if (utf8(line).length > 65536 || /\p{Cs}/u.test(line)) fail(`entry ${seq} is too long or has no UTF-8 form`, seq);
+  if (utf8(line).length > 262144 || /\p{Cs}/u.test(line)) fail(`entry ${seq} is too long or has no UTF-8 form`, seq);
   try { entry = JSON.parse(line); } catch { fail(`entry ${seq} is not JSON`, seq); }
   const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
   let same = false; // a text that is nested too deeply has no form here; nor has one with an escaped half of a character

@@ -51,7 +51,10 @@ GOOD = [
         entry(actor=text)
         for text in ("\0", "\x7f", "\x80", "\ufeff", "\ufffd", "\ufffe", "\uffff", "\U0001ffff", "\u2028", " ")
     ),
-    *(entry(detail={"a": value}) for value in (0, -1, 2**53 - 1, 1 - 2**53, True, False, "", "x" * 60_000)),
+    *(
+        entry(detail={"a": value})
+        for value in (0, -1, 2**53 - 1, 1 - 2**53, True, False, "", "x" * (MAX_ENTRY - 5_000))
+    ),
     entry(detail={"__proto__": "x", "constructor": 1, "1": "a", "10": "b", "2": "c"}),
     entry(seq=3, round=0),
     entry(detail={}, run=None, round=None, rule="r", reason="é", policy="sha256:" + "0" * 64),
@@ -125,7 +128,7 @@ HOSTILE = [
     PLAIN.replace("gate", "\ud800"),
     entry(actor="x" * MAX_ENTRY),
     entry(actor="ü" * (MAX_ENTRY // 2)),
-    entry(detail={str(n): "x" * 1000 for n in range(70)}),
+    entry(detail={str(n): "x" * 1000 for n in range(MAX_ENTRY // 1000)}),
     PLAIN.replace('{"n":1}', "[" * 20_000 + "]" * 20_000),
     PLAIN.replace('{"n":1}', '{"a":' * 9_000 + "1" + "}" * 9_000),
 ]

@@ -17,6 +17,8 @@ from audit.log import AuditLog
 from audit.merkle import leaf_hash, root_of
 from audit.report import evidence, page
 from audit.snapshot import take_all
+from federation.identity import NAME
+from federation.limits import LIMITS as MEMBERS
 
 from .conftest import key_of
 
@@ -105,3 +107,18 @@ def test_ranges_without_number_of_erased_payloads_keep_no_verifier_busy(tmp_path
         report = verify.verify(tmp_path, key)
         assert (report.erased_payloads, report.unrecorded_erasures) == (20_000, unrecorded)
     assert time.monotonic() - began < 20
+
+
+def test_an_entry_names_a_thousand_members_with_the_longest_names(tmp_path: Path) -> None:
+    """What a gate records of a run's parties, and what a coordinator records of a round with partial work."""
+    names = [f"{number:04d}-" + "n" * 58 for number in range(MEMBERS.members)]
+    assert all(NAME.fullmatch(name) and len(name) == 63 for name in names)
+    events = [
+        Event("gate", "run.admit", "heart", "allow", run=RUN, detail={"parties": ",".join(f"{n}:DE" for n in names)}),
+        Event("hub", "round.end", "heart", run=RUN, detail={"silos": ",".join(names), "partial": ",".join(names)}),
+    ]
+    with AuditLog.open(tmp_path / "log", origin="fed/gate", key=key_of("gate")) as log:
+        log.append(*events)
+    assert verify.verify(tmp_path / "log").size == 2
+    [snapshot] = take_all([tmp_path / "log"])
+    assert [entry.fields["detail"] for entry in snapshot.entries()] == [event.detail for event in events]
