@@ -10,7 +10,13 @@ import unicodedata
 from federation.errors import BundleError
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
+_CLOSE = "remove them: reviewers are to see each line where they look"
 _COOKIE = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
+_AWAY = (
+    (re.compile(r"(?<![^\S\r\n])[^\S\r\n]{201}"), "more than 200 blanks in a row"),
+    (re.compile(r"(?:\A|\S[^\S\n]*\n)(?:[^\S\n]*\n){101}"), "more than 100 empty lines in a row"),
+)
+"""What pushes the text after it out of sight, to the right or down."""
 _UNSEEN = ((0x034F, 0x034F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x2800, 0x2800), (0x3164, 0x3164),
            (0xFE00, 0xFE0E), (0xFFA0, 0xFFA0), (0xE0000, 0xE0FFF))  # fmt: skip
 """Letters and marks that show nothing, of which whole programs have been made inside a string."""
@@ -30,6 +36,13 @@ def check_text(name: str, content: bytes) -> None:
             f"{name!a} holds a character in line {line} that is not seen or moves text ({character})",
             advice="remove it; text is UTF-8 without a byte order mark, and lines end with a line feed",
         )
+    for gap, what in _AWAY:
+        away = gap.search(text)
+        if away is not None:
+            line = text.count("\n", 0, away.start()) + 1
+            raise BundleError(
+                f"{name!a} has {what} at line {line}, so that what follows is out of sight", advice=_CLOSE
+            )
     if name.endswith(".py"):
         _check_python(name, content, text)
 

@@ -174,6 +174,27 @@ def test_the_place_of_a_hidden_character_is_told() -> None:
     assert "U+200B" in said
 
 
+@pytest.mark.parametrize("name", ["net.py", "a.toml", "LICENSE"])
+@pytest.mark.parametrize(
+    ("gap", "line"),
+    [
+        ("x = 1" + " " * 201 + "; import os\n", 1),
+        ("x = 1;" + "\t" * 100_000 + "import os\n", 1),
+        ("\nx = '" + "\u3000" * 201 + "'; import os\n", 2),
+        ("x = 1\n" + "\n" * 101 + "import os\n", 1),
+        ("x = 1\n" + " \t\r\n" * 100_000 + "import os\n", 1),
+    ],
+)
+def test_nothing_is_pushed_out_of_sight(name: str, gap: str, line: int) -> None:
+    said = refused(bundle((name, gap.encode())))
+    assert f"in a row at line {line}, so that what follows is out of sight" in said
+
+
+def test_what_is_far_away_and_in_sight_is_read() -> None:
+    text = "x = 1\n" + "\n" * 100 + "def f():\n" + " " * 200 + "return 1\n# " + "-" * 5000 + "\n"
+    assert read_bundle(bundle(("net.py", text.encode())))["net.py"] == text.encode()
+
+
 @pytest.mark.parametrize("hidden", ["# \u202e\n", "# \x0c\n", "é = 1\n"])
 def test_an_app_that_every_silo_would_refuse_is_refused_where_it_is_written(tmp_path: Path, hidden: str) -> None:
     app = tmp_path / "app"
