@@ -25,6 +25,7 @@ class Limits:
     key_file: int = 16 * 1024
     report: int = 256 * 1024 * 1024
     report_entries: int = 20_000  # of one log; a longer one is embedded as the run's entries with their proofs
+    report_witnesses: int = 8  # of one log: a page verifies each signature in the reader's browser
     bundle: int = 8 * 1024 * 1024 * 1024
     bundle_files: int = 100_000
     export_file: int = 8 * 1024 * 1024 * 1024

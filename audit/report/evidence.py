@@ -6,8 +6,9 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NoReturn
 
 from audit.cosignature import cosigned_at, cosigner_id
@@ -120,8 +121,9 @@ def _verify_log(log: Mapping[str, Any], keys: Sequence[str], witnesses: Sequence
             raise VerificationError(f"the entries of {key.name} do not have the signed root")
         if not isinstance(log["witnessed"], list):
             raise VerificationError(f"the evidence on {key.name} is damaged: it has no list of witnesses' signatures")
+        root_at = _roots(hashes)
         for note in log["witnessed"]:
-            _check_witness(note.encode(), key, witnesses, hashes)
+            _check_witness(note.encode(), key, witnesses, root_at)
     else:
         last = -1
         for seq, line, path in log["proved"]:
@@ -137,8 +139,11 @@ def _verify_log(log: Mapping[str, Any], keys: Sequence[str], witnesses: Sequence
 
 
 def _witnessed(snapshot: Snapshot, keys: Sequence[VerifierKey], hashes: Sequence[bytes]) -> list[str]:
-    """The latest checkpoint of the log that each other party of the report cosigned, with these two signatures."""
-    own, latest = parse_vkey(snapshot.vkey), dict[str, tuple[int, str]]()
+    """The latest checkpoint of the log that each other party of the report cosigned, with these two signatures.
+
+    All are verified here. Where there are many, the newest are kept: the page verifies them again, and takes longer.
+    """
+    own, latest, root_at = parse_vkey(snapshot.vkey), dict[str, tuple[int, str]](), _roots(hashes)
     for data in snapshot.witnessed:
         size, note = open_checkpoint(data, own).size, parse_note(data)
         if size > snapshot.size:
@@ -148,18 +153,26 @@ def _witnessed(snapshot: Snapshot, keys: Sequence[VerifierKey], hashes: Sequence
             if witness != own and line and size >= latest.get(witness.name, (0, ""))[0]:
                 kept = [item for item in note.signatures if item[:2] == (own.name, own.key_id)][:1] + line[:1]
                 text = note.text + "\n" + "".join(f"— {name} {_b64(key_id + blob)}\n" for name, key_id, blob in kept)
-                _check_witness(text.encode(), own, keys, hashes)
+                _check_witness(text.encode(), own, keys, root_at)
                 latest[witness.name] = (size, text)
-    return [latest[name][1] for name in sorted(latest)]
+    newest = sorted(latest, key=lambda name: (-latest[name][0], name))[: LIMITS.report_witnesses]
+    return [latest[name][1] for name in sorted(newest)]
 
 
-def _check_witness(note: bytes, key: VerifierKey, witnesses: Sequence[VerifierKey], hashes: Sequence[bytes]) -> None:
+def _roots(hashes: Sequence[bytes]) -> Callable[[int], bytes]:
+    """The root over the first so many leaves, each computed once; empty where there are fewer leaves."""
+    return cache(lambda size: root_of(hashes[:size]) if size <= len(hashes) else b"")
+
+
+def _check_witness(
+    note: bytes, key: VerifierKey, witnesses: Sequence[VerifierKey], root_at: Callable[[int], bytes]
+) -> None:
     checkpoint, signatures = open_checkpoint(note, key), parse_note(note).signatures
     known = [item for item in witnesses if signatures[-1][:2] == (item.name, cosigner_id(item)) and item != key]
     if len(signatures) != 2 or signatures[0][:2] != (key.name, key.key_id) or not known:
         raise VerificationError(f"the checkpoint of {key.name} is not cosigned by one party of the report")
     cosigned_at(parse_note(note), known[0])
-    if checkpoint.size > len(hashes) or root_of(hashes[: checkpoint.size]) != checkpoint.root:
+    if root_at(checkpoint.size) != checkpoint.root:
         raise VerificationError(f"{known[0].name} cosigned another history of {key.name}: it has signed two")
 
 

@@ -47,7 +47,12 @@ function equalBytes(a, b) {
   return a.length === b.length && a.every((byte, i) => byte === b[i]);
 }
 
+// The signatures that were verified: one checkpoint is here once for each of its witnesses.
+const verified = new Set();
+
 function verifyEd25519(publicKey, message, signature) {
+  const same = [publicKey, message, signature].join("/");
+  if (verified.has(same)) return;
   const a = publicKey.length === 32 ? decodePoint(publicKey) : null;
   const s = littleEndian(signature.subarray(32));
   if (a === null || signature.length !== 64 || s >= L) {
@@ -67,4 +72,5 @@ function verifyEd25519(publicKey, message, signature) {
   if (!equalBytes(encodePoint(total), signature.subarray(0, 32))) {
     fail("the signature does not verify: it is not over this text by this key");
   }
+  verified.add(same);
 }

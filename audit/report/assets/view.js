@@ -192,7 +192,7 @@ function evidenceSection(facts) {
       el("dl", {}, el("dt", {}, "Verifier key"), el("dd", {}, code(log.key.vkey)), el("dt", {}, "Compared"), el("dd", {}, verdict),
         el("dt", {}, "Signed tree"), el("dd", {}, `${count(log.size, "entry", "entries")}, root `, code(log.root)),
         el("dt", {}, "In this page"), el("dd", {}, log.complete ? "all entries of the log up to this checkpoint" : `${count(log.entries.length, "selected entry", "selected entries")}, each with its inclusion proof`),
-        log.witnesses.length ? [el("dt", {}, "Countersigned"), el("dd", {}, listed(log.witnesses.map((item) => `by ${plain(memberOf(item.witness))} at ${count(item.size, "entry", "entries")} (${dayOf(item.time)}, ${clock(item.time)} UTC)`)))] : null,
+        log.witnesses.length ? [el("dt", {}, "Countersigned"), el("dd", {}, listed(log.witnesses.map((item) => `by ${plain(memberOf(item.witness))} at ${count(item.size, "entry", "entries")} (${dayOf(item.time)}, ${clock(item.time)} UTC)`)), log.witnesses.length < 8 ? "" : ". A page holds no more than the newest 8 countersignatures of a log.")] : null,
         el("dt", {}, "Signed checkpoint"), el("dd", {}, el("pre", {}, plain(log.checkpoint))))) };
   });
   const box = el("textarea", { id: "trusted", rows: "4", spellcheck: "false", "aria-describedby": "trusted-help" });

@@ -13,6 +13,7 @@ import pytest
 from audit import bundle, note, verify
 from audit.cosignature import cosign, with_signature
 from audit.entry import Event
+from audit.limits import LIMITS
 from audit.log import AuditLog
 from audit.merkle import leaf_hash, root_of
 from audit.report import evidence, page
@@ -54,9 +55,11 @@ def test_a_bundle_grows_with_its_logs_and_not_with_their_pairs(witnessed: list[P
     assert [report.witnessed for report in reports] == [1] * PARTIES
 
 
-def test_a_report_still_names_every_witness(witnessed: list[Path]) -> None:
+def test_a_report_names_the_newest_witnesses_so_that_a_page_of_many_logs_opens_soon(witnessed: list[Path]) -> None:
     made = evidence.collect(take_all(witnessed), RUN)
-    assert {len(log["witnessed"]) for log in made["logs"]} == {PARTIES - 1}
+    assert {len(log["witnessed"]) for log in made["logs"]} == {LIMITS.report_witnesses}
+    few = evidence.collect(take_all(witnessed[: LIMITS.report_witnesses]), RUN)
+    assert {len(log["witnessed"]) for log in few["logs"]} == {LIMITS.report_witnesses - 1}
     assert len(page.check(page.build(made))) == PARTIES
 
 
