@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -43,6 +44,7 @@ class Cosigned:
         return max(0.0, now - times[len(times) // 2]) if times else float("inf")
 
 
+@lru_cache(maxsize=4096)
 def cosigner_id(key: VerifierKey) -> bytes:
     """The key id under which a log's key cosigns: as of a note, with the signature type 0x04."""
     return hashlib.sha256(key.name.encode() + b"\n" + COSIGNATURE + key.public).digest()[:4]

@@ -148,10 +148,11 @@ def _witnessed(snapshot: Snapshot, keys: Sequence[VerifierKey], hashes: Sequence
         size, note = open_checkpoint(data, own).size, parse_note(data)
         if size > snapshot.size:
             raise VerificationError(f"{own.name} has {snapshot.size} entries, a witness saw {size}: it was set back")
+        lines = {item[:2]: item for item in reversed(note.signatures)}
         for witness in keys:
-            line = [item for item in note.signatures if item[:2] == (witness.name, cosigner_id(witness))]
+            line = lines.get((witness.name, cosigner_id(witness)))
             if witness != own and line and size >= latest.get(witness.name, (0, ""))[0]:
-                kept = [item for item in note.signatures if item[:2] == (own.name, own.key_id)][:1] + line[:1]
+                kept = [lines[own.name, own.key_id], line]
                 text = note.text + "\n" + "".join(f"— {name} {_b64(key_id + blob)}\n" for name, key_id, blob in kept)
                 _check_witness(text.encode(), own, keys, root_at)
                 latest[witness.name] = (size, text)
@@ -168,7 +169,8 @@ def _check_witness(
     note: bytes, key: VerifierKey, witnesses: Sequence[VerifierKey], root_at: Callable[[int], bytes]
 ) -> None:
     checkpoint, signatures = open_checkpoint(note, key), parse_note(note).signatures
-    known = [item for item in witnesses if signatures[-1][:2] == (item.name, cosigner_id(item)) and item != key]
+    name, key_id, _ = signatures[-1]
+    known = [item for item in witnesses if item.name == name and item != key and cosigner_id(item) == key_id]
     if len(signatures) != 2 or signatures[0][:2] != (key.name, key.key_id) or not known:
         raise VerificationError(f"the checkpoint of {key.name} is not cosigned by one party of the report")
     cosigned_at(parse_note(note), known[0])
