@@ -17,7 +17,7 @@ from audit.export.rendering import product_version
 ROOT = Path(__file__).parents[1]
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OURS = "concordat-fl"
+OURS, STRANGER = "concordat-fl", "concordat"
 
 STRANGERS = re.compile(
     r"\bconcordat\[[a-z]"  # an extra of it
@@ -34,16 +34,16 @@ def strangers(text: str) -> list[str]:
 @pytest.mark.parametrize(
     "text",
     [
-        "pip install concordat",
-        "python -m pip install -U 'concordat'",
-        'uv add "concordat"',
-        "pipx install concordat\n",
-        "pip install numpy concordat",
-        "install `concordat` first",
-        "`pip install concordat[silo]`",
-        "install `concordat[silo-gpu]`",
-        "concordat==0.1.0",
-        "FROM x\nRUN pip install --no-cache concordat && true",
+        f"pip install {STRANGER}",
+        f"python -m pip install -U '{STRANGER}'",
+        f'uv add "{STRANGER}"',
+        f"pipx install {STRANGER}\n",
+        f"pip install numpy {STRANGER}",
+        f"install `{STRANGER}` first",
+        f"`pip install {STRANGER}[silo]`",
+        f"install `{STRANGER}[silo-gpu]`",
+        f"{STRANGER}==0.1.0",
+        f"FROM x\nRUN pip install --no-cache {STRANGER} && true",
     ],
 )
 def test_a_strangers_package_is_seen(text: str) -> None:
