@@ -22,8 +22,10 @@ TRAINED, EVALUATED = "round.egress", "evaluation.egress"
 TAKEN = "round.ingress"
 MASKED, UNMASKED = "round.mask", "round.unmask"
 SURVEYED = "statistics.egress"
+SENT_AGAIN = "reply.again"
 _MARKS = tuple(
-    f'"{action}"'.encode() for action in (ADMITTED, ACTIVATED, TAKEN, TRAINED, EVALUATED, MASKED, UNMASKED, SURVEYED)
+    f'"{action}"'.encode()
+    for action in (ADMITTED, ACTIVATED, TAKEN, TRAINED, EVALUATED, MASKED, UNMASKED, SURVEYED, SENT_AGAIN)
 )
 SUMS = 100_000
 """The sums that are remembered, the newest."""
@@ -109,6 +111,9 @@ def _take_step(progress: Progress, entry: Mapping[str, Any], detail: Mapping[str
         case "statistics.egress" if entry["decision"] == "allow":
             progress.released = True
             progress.moments = str(detail.get("statistics", "not told"))
+        case "reply.again" if entry["decision"] == "allow":
+            # Where the gate ended between keeping a reply and recording it, this is the first that tells of it.
+            progress.released = True
 
 
 def history_of(entries: Iterable[Mapping[str, Any]]) -> History:

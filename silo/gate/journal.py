@@ -75,6 +75,13 @@ class Journal:
         if not decision.allowed:
             raise Refusal(decision.rule, decision.reason, decision.location, decision.remedy)
 
+    def require_fits(self, action: str, run: str, payload: Mapping[str, JSON]) -> None:
+        """Raise AuditEventError for a payload that no entry holds.
+
+        Asked before a reply is kept: one that is kept, and cannot be recorded, would leave where it is asked for again.
+        """
+        Event(self._peer.uri, action, f"run/{run}", run=run, payload=payload)
+
     def refuse(self, rule: str, reason: str, run: str | None = None) -> Refusal:
         """Record a refusal and give it to be raised."""
         self.record("message.refused", decision="deny", rule=rule, reason=reason, run=run)

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BufferedReader, FileIO
@@ -29,6 +29,8 @@ LEDGER = "ledger.jsonl"
 
 FIRST = "sha256:" + "0" * 64
 """What the first line names as the digest of the line before."""
+
+LATEST = datetime.max.replace(tzinfo=UTC)
 
 
 class LedgerError(ConcordatError):
@@ -80,21 +82,37 @@ class PrivacyFacts:
     delta: float
 
 
+def within(entries: Iterable[Entry], since: datetime, now: datetime = LATEST) -> Iterator[Entry]:
+    """The debits of a window that begins at `since`, by their order as well as by their times.
+
+    Where the clock was set back, a debit has too early a time: it was made after the one before it, and counts where
+    that counts. One from after `now` says nothing of those behind it, as the clock was ahead then.
+    """
+    begun = False
+    for entry in entries:
+        time = entry.debit.time
+        begun = begun or since <= time <= now
+        if begun or time >= since:
+            yield entry
+
+
 def privacy_facts(
-    plan: Plan, submission: str, dataset: str, entries: Iterable[Entry], since: datetime, delta: float
+    plan: Plan,
+    submission: str,
+    dataset: str,
+    entries: Collection[Entry],
+    since: datetime,
+    delta: float,
+    now: datetime = LATEST,
 ) -> PrivacyFacts:
     """The facts for a signed run with this plan; `since` is where the policy's window begins, `delta` the policy's.
 
     Of the run itself is counted what was debited, whenever that was, and for each round that is left what the plan is.
     The plan may be another than at first, where the dataset got other rows meanwhile.
     """
-    others, own = [], []
-    for entry in entries:
-        debit = entry.debit
-        if debit.is_of(submission, dataset):
-            own.append(debit.mechanism)
-        elif debit.dataset == dataset and debit.time >= since:
-            others.append(debit.mechanism)
+    own = [entry.debit.mechanism for entry in entries if entry.debit.is_of(submission, dataset)]
+    counted = [entry.debit for entry in within(entries, since, now) if entry.debit.dataset == dataset]
+    others = [debit.mechanism for debit in counted if not debit.is_of(submission, dataset)]
     debited = sum(mechanism.steps for mechanism in own)
     left = max(0, plan.whole.steps - debited) // plan.a_round.steps
     this = [*own, plan.a_round.times(left)] if left else own

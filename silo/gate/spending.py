@@ -11,7 +11,7 @@ from policies.document import Document
 from policies.model import SiloPolicy
 from policies.request import Privacy
 from silo.gate.accounting import MOST_NOISE, Mechanism, epsilon_of
-from silo.gate.ledger import Entry, Ledger, privacy_facts
+from silo.gate.ledger import Entry, Ledger, privacy_facts, within
 from silo.gate.session import Session
 
 
@@ -33,8 +33,8 @@ def facts_of(ledger: Ledger | None) -> Callable[[Session, Document[SiloPolicy], 
         delta = budget.delta if budget else run.privacy.delta
         since = budget.window.before(now) if budget else now
         if session.plan is None:
-            return _before_the_view(run, ledger, since, delta)
-        found = privacy_facts(session.plan, session.digest, run.dataset, ledger.entries, since, delta)
+            return _before_the_view(run, ledger, since, delta, now)
+        found = privacy_facts(session.plan, session.digest, run.dataset, ledger.entries, since, delta, now)
         return Privacy(
             mode=found.mode,
             clip_norm=found.clip_norm,
@@ -54,7 +54,7 @@ def epsilon_left(ledger: Ledger, policy: Document[SiloPolicy], now: datetime) ->
     if budget is None:
         return math.nan
     since = budget.window.before(now)
-    debits = [entry.debit for entry in ledger.entries if entry.debit.time >= since]
+    debits = [entry.debit for entry in within(ledger.entries, since, now)]
     spent = (
         epsilon_of([debit.mechanism for debit in debits if debit.dataset == dataset], budget.delta)
         for dataset in policy.model.datasets
@@ -77,10 +77,10 @@ def is_paid(debits: Iterable[Entry], number: int, since: int, mechanism: Mechani
     )
 
 
-def _before_the_view(run: Run, ledger: Ledger, since: datetime, delta: float) -> Privacy:
+def _before_the_view(run: Run, ledger: Ledger, since: datetime, delta: float, now: datetime) -> Privacy:
     assert run.privacy is not None  # noqa: S101  asked of private runs alone
-    debits = [entry.debit for entry in ledger.entries]
-    spent = [debit.mechanism for debit in debits if debit.dataset == run.dataset and debit.time >= since]
+    debits = [entry.debit for entry in within(ledger.entries, since, now)]
+    spent = [debit.mechanism for debit in debits if debit.dataset == run.dataset]
     noise = run.privacy.noise_multiplier
     return Privacy(
         mode=run.privacy.mode,

@@ -6,15 +6,14 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from silo.gate.accounting import epsilon_of
-from silo.gate.ledger import Debit, Entry
+from silo.gate.ledger import Debit, Entry, within
 
 
 def statement(
     entries: Iterable[Entry], delta: float, dataset: str | None = None, since: datetime | None = None
 ) -> list[str]:
     """For each dataset: a line a run, with its operator, rounds, steps and epsilon, and the epsilon of all together."""
-    debits = [entry.debit for entry in entries]
-    counted = [debit for debit in debits if since is None or debit.time >= since]
+    counted = [entry.debit for entry in (entries if since is None else within(entries, since))]
     names = sorted({debit.dataset for debit in counted if dataset in {None, debit.dataset}})
     if not names:
         return ["nothing was spent"]

@@ -27,7 +27,7 @@ from silo.gate.cells import Table, conceal
 from silo.gate.desk import Desk
 from silo.gate.facts import certificate_facts
 from silo.gate.journal import Detail
-from silo.gate.ledger import Debit, LedgerError
+from silo.gate.ledger import Debit, LedgerError, within
 from silo.gate.noise import noisy, sensitivity
 from silo.gate.normalization import summary_in
 from silo.gate.parts import Parts
@@ -174,8 +174,13 @@ class Surveys:
         delta = budget.delta if budget else asked.statistics.privacy.delta
         since = budget.window.before(now) if budget else now
         dataset, digest = asked.statistics.dataset, asked.signed.digest
-        debits = (entry.debit for entry in ledger.entries if entry.debit.dataset == dataset)
-        spent = [debit.mechanism for debit in debits if debit.time >= since or debit.is_of(digest, dataset)]
+        counted = {entry.number for entry in within(ledger.entries, since, now)}
+        debits = [entry for entry in ledger.entries if entry.debit.dataset == dataset]
+        spent = [
+            entry.debit.mechanism
+            for entry in debits
+            if entry.number in counted or entry.debit.is_of(digest, dataset)
+        ]
         return Privacy(
             mode="example_dp",
             noise_multiplier=mechanism.noise_multiplier,
@@ -263,6 +268,8 @@ class Surveys:
                 "hidden_pairs": shown.hidden_pairs,
             }
             cell, fields = shown.smallest, to_fields(shown.summary, layout)
+        payload = {"statistics": fields}
+        self._desk.journal.require_fits("statistics.egress", asked.run_id, payload)
         reply = Envelope({"status": "ok", "policy": policy.digest, "statistics": json.dumps(fields)})
         kept = Envelope({**reply.config, "rows": summary.rows, "cell": -1 if cell is None else cell})
         if asked.noise is not None and self._parts.replies is not None:
@@ -272,10 +279,8 @@ class Surveys:
         decision = self._egress(asked, summary.rows, cell)
         if asked.noise is None and decision.allowed and self._parts.replies is not None:
             self._parts.replies.keep(asked.question, kept)
-        self._desk.journal.decide("statistics.egress", decision, asked.run_id, 1, detail, {"statistics": fields})
-        progress = self._parts.history.of(asked.signed.digest)
-        if progress is not None:
-            progress.released = True
+        self._desk.journal.decide("statistics.egress", decision, asked.run_id, 1, detail, payload)
+        self._released(asked)
         return reply
 
     def _again(self, asked: Asked, kept: Envelope) -> Envelope:
@@ -286,7 +291,13 @@ class Surveys:
                 self._debit(asked, layout_of(asked.statistics))
             decision = self._egress(asked, kept.number("rows"), None if cell < 0 else cell)
             self._desk.journal.decide("reply.again", decision, asked.run_id, 1)
+            self._released(asked)
         return Envelope({name: value for name, value in kept.config.items() if name not in {"rows", "cell"}})
+
+    def _released(self, asked: Asked) -> None:
+        progress = self._parts.history.of(asked.signed.digest)
+        if progress is not None:
+            progress.released = True
 
     def _egress(self, asked: Asked, rows: int, cell: int | None) -> Decision:
         now = self._parts.now()

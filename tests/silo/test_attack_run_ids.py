@@ -199,7 +199,10 @@ def test_whatever_a_ledger_has_in_the_window_is_spent(debits: list[Debit]) -> No
     entries = [Entry(number, FIRST, debit) for number, debit in enumerate(debits, 1)]
     since = NOW - timedelta(days=365)
     facts = privacy_facts(PLAN, OWN, "heart", entries, since, DELTA)
-    counted = [one for one in debits if one.dataset == "heart" and (one.time >= since or one.submission == OWN)]
+    begun = next((place for place, one in enumerate(debits) if one.time >= since), len(debits))
+    counted = [
+        one for place, one in enumerate(debits) if one.dataset == "heart" and (place >= begun or one.submission == OWN)
+    ]
     assert facts.spent >= epsilon_of([one.mechanism for one in counted], DELTA)
     if all(one.submission != OWN for one in counted):
         assert facts.spent == epsilon_of([*(one.mechanism for one in counted), PLAN.whole], DELTA)
