@@ -34,17 +34,18 @@ class EventLog:
         self._observer = observer
 
     def emit(self, kind: str, **fields: Any) -> None:
-        """Append one event and wake whoever waits for it."""
+        """Append one event and wake whoever waits for it; raises OSError where the file does not take it."""
         event = {"event": kind, "time": datetime.now(UTC).isoformat(), **fields}
         with self._changed:
             event["number"] = len(self._events) + 1
             self._events.append(event)
+            # Whoever waits is told whatever becomes of the file: a full disk is not to keep them waiting for the end.
+            self._ended = kind in FINAL
+            self._changed.notify_all()
             self._file.write(json.dumps(event) + "\n")
             self._file.flush()
             if kind in FINAL or kind == "round.closed":
                 os.fsync(self._file.fileno())
-            self._ended = kind in FINAL
-            self._changed.notify_all()
         if self._observer is not None:
             self._observer(event)
 

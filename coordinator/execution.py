@@ -20,6 +20,7 @@ from coordinator.superlink import SuperLink
 from coordinator.witnessing import Witnessing
 from federation.errors import ConcordatError, RefusedError, RunFailedError
 from federation.identity import Role
+from federation.logs import tell
 from federation.manifest import SignedManifest
 from federation.run import SignedRun
 from federation.wire import Envelope
@@ -127,7 +128,12 @@ class Execution(ABC):
         except AuditError as error:
             outcome, problem = "run.failed", problem or f"the end of the run cannot be recorded: {error}"
         kept = sorted(keepers_of(self.events.after(0, 0.0)[0])) if outcome == "run.completed" else []
-        self.events.emit(outcome, **({"problem": problem} if problem else {}), **({"release": kept} if kept else {}))
+        try:
+            self.events.emit(
+                outcome, **({"problem": problem} if problem else {}), **({"release": kept} if kept else {})
+            )
+        except OSError as error:
+            tell(f"the end of {self.run_id}, {outcome}, is not in its events: {error.strerror}")
 
     def _keep_cosigned(self) -> None:
         with contextlib.suppress(OSError):

@@ -18,7 +18,7 @@ from coordinator.dialogue import admitted
 from coordinator.execution import ONLINE_SECONDS, Execution
 from coordinator.fairness import better_alone, spread
 from coordinator.normalization import ask_for_normalization, kept_normalization, open_normalization
-from coordinator.passport import MODEL, Submitted, issue_in, predicate_of
+from coordinator.passport import MODEL, PASSPORT, Submitted, issue_in, predicate_of
 from coordinator.receipts import Receipts
 from coordinator.recorded import Logged
 from coordinator.roster import Admitted, Roster
@@ -223,7 +223,7 @@ class Executor(Execution):
         issue_in(self.directory, self._seal, predicate, lambda digests: self._record("model.passport", detail=digests))
 
     def _settle(self, point: Checkpoint) -> bool:
-        """Bring strategy, log and events to where a closed round left them; returns whether the run has its model."""
+        """Bring strategy, log and events to where a closed round left them; returns whether the run is at its end."""
         try:
             self._proximal.restore(point.state["proximal"])
             self._clipping.restore(point.state.get("clip_norm"))
@@ -241,7 +241,8 @@ class Executor(Execution):
         if point.number < self._run.strategy.rounds or self.events.find("run.evaluated", model=digest) is None:
             return False
         self._save(point.weights, shapes)
-        return True
+        # A passport shows the silos' receipts for the final model, which no checkpoint has: they are asked for again.
+        return (self.directory / PASSPORT).exists()
 
     def _secure_rounds(self, silos: list[str]) -> SecureRounds | None:
         """Who conducts the run's sums, where it has secure aggregation; raises RunFailedError for a wrong threshold."""

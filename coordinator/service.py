@@ -316,7 +316,10 @@ class Coordinator:
                 detail={"outcome": "failed"},
             )
         )
-        run.fail(problem[:2000])
+        try:
+            run.fail(problem[:2000])
+        except OSError as error:
+            tell(f"{problem}; its events do not say so: {error.strerror}")
 
     def _resumed_run(self, run: RecordedRun, operator: Peer) -> Execution:
         """A run that failed or was stopped, to go on by the wish of the operator who submitted it."""
