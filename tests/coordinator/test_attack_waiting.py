@@ -121,7 +121,7 @@ def test_a_member_that_renews_without_end_fills_no_log_and_takes_no_thread_of_th
     scope = {"path": RENEW_PATH, "method": "POST"}
     bad, good = (Peer("cardio.example", Role.SILO, name, b"") for name in ("silo-bad", "silo-good"))
 
-    async def ask() -> list[None | BaseException]:
+    async def ask() -> list[BaseException | None]:
         asked = [renewal(peer, scope, b'{"csr": ""}', send) for peer in (*[bad] * MANY, good)]
         return await asyncio.gather(*asked, return_exceptions=True)
 
