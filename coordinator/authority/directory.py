@@ -410,6 +410,13 @@ class Authority:
             log=request.log,
         )
         known = {one.name: one for one in federation.members}.get(request.name)
+        others = [one.name for one in federation.with_role(Role.COORDINATOR) if one.name != request.name]
+        if request.role is Role.COORDINATOR and others:
+            # With two of them in its manifest, no member would connect to either.
+            raise IdentityError(
+                f"{request.name} asks to be the coordinator, which {others[0]} is",
+                advice=f"revoke {others[0]} first if another is to take its place",
+            )
         if known is not None and known != member:
             raise IdentityError(
                 f"the request of {request.name} brings another log key than the manifest has",

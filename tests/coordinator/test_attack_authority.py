@@ -13,6 +13,8 @@ from coordinator.authority.invitations import EnrolmentRefusedError
 from federation.enrolment import log_origin
 from federation.errors import IdentityError
 from federation.identity import Role
+from federation.manifest import accept_manifest
+from federation.membership import coordinator_context
 
 from .conftest import NAME, Founded
 
@@ -59,3 +61,22 @@ def test_a_member_brings_the_key_of_its_own_log(
     assert founded.authority.manifest().version == before
     founded.authority.redeem(request.model_copy(update={"token": invitation.token}), lambda: None)
     assert founded.authority.manifest().federation.member("silo-b").log == request.log
+
+
+@pytest.mark.parametrize("online", [True, False], ids=["on line", "by courier"])
+def test_a_request_makes_no_second_coordinator(found: Callable[..., Founded], *, online: bool) -> None:
+    """The role is in the request, and no member connects to any coordinator once its manifest has two."""
+    founded = found()
+    founded.member("hub", Role.COORDINATOR, "127.0.0.1:9443")
+    silo = founded.member("silo-a")
+    _, request = founded.request("silo-b", Role.COORDINATOR, "127.0.0.1:9444")
+    with pytest.raises((EnrolmentRefusedError, IdentityError), match="the coordinator, which hub is"):
+        if online:
+            place = ("127.0.0.1:9444", ("127.0.0.1:9444",))
+            token = founded.authority.invite("silo-b", Role.COORDINATOR, "DE", *place).token
+            founded.authority.redeem(request.model_copy(update={"token": token}), lambda: None)
+        else:
+            founded.authority.enrol(request)
+    manifest = founded.authority.manifest()
+    accept_manifest(silo, manifest.document.text, manifest.signature)
+    coordinator_context(silo)
