@@ -70,13 +70,11 @@ def test_a_request_makes_no_second_coordinator(found: Callable[..., Founded], *,
     founded.member("hub", Role.COORDINATOR, "127.0.0.1:9443")
     silo = founded.member("silo-a")
     _, request = founded.request("silo-b", Role.COORDINATOR, "127.0.0.1:9444")
+    place = ("127.0.0.1:9444", ("127.0.0.1:9444",))
+    token = founded.authority.invite("silo-b", Role.COORDINATOR, "DE", *place).token if online else None
+    asked = request.model_copy(update={"token": token})
     with pytest.raises((EnrolmentRefusedError, IdentityError), match="the coordinator, which hub is"):
-        if online:
-            place = ("127.0.0.1:9444", ("127.0.0.1:9444",))
-            token = founded.authority.invite("silo-b", Role.COORDINATOR, "DE", *place).token
-            founded.authority.redeem(request.model_copy(update={"token": token}), lambda: None)
-        else:
-            founded.authority.enrol(request)
+        founded.authority.redeem(asked, lambda: None) if online else founded.authority.enrol(asked)
     manifest = founded.authority.manifest()
     accept_manifest(silo, manifest.document.text, manifest.signature)
     coordinator_context(silo)
