@@ -141,7 +141,14 @@ def _erase(log: AuditLog, seqs: list[int], actor: str, reason: str, *, despite_m
 
 def _purge(log: AuditLog, segment: Sealed, actor: str, reason: str) -> None:
     detail: dict[str, str | int | bool] = {"first": segment.start, "entries": segment.entries, "sha256": segment.sha256}
-    log.append(Event(actor, PURGED, f"segments/{segment.start:012d}.jsonl", reason=reason, detail=detail))
+    # What the segment says of those purged before it is said again: without it the log would not verify.
+    before = [
+        Event(actor, PURGED, str(entry["resource"]), reason=reason, detail=entry["detail"])  # type: ignore[arg-type]
+        for entry in _entries(log, segment.start, segment.start + segment.entries)
+        if entry["action"] == PURGED
+    ]
+    now = Event(actor, PURGED, f"segments/{segment.start:012d}.jsonl", reason=reason, detail=detail)
+    log.append(*before, now)
     for seq in range(segment.start, segment.start + segment.entries):
         payload_path(log.folder, seq).unlink(missing_ok=True)
     sync_directory(log.folder / "payloads")

@@ -20,6 +20,20 @@ _SIGNATURE_LINE = re.compile(rf"— ([^\s+]{{1,{LIMITS.name}}}) (\S+)")
 _CHECKPOINT = re.compile(r"([^\n]+)\n(0|[1-9][0-9]{0,14})\n([A-Za-z0-9+/]{43}=)\n((?:[^\n]+\n)*)")
 _VKEY = re.compile(rf"([!-*,-~]{{1,{LIMITS.name}}})\+([0-9a-f]{{8}})\+([A-Za-z0-9+/]{{44}})")
 
+_SMALL_ORDER = frozenset(
+    int.from_bytes(bytes.fromhex(point), "little")
+    for point in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    )
+)
+"""Keys, without the bit of their sign, for which OpenSSL takes signatures that anyone can make."""
+
 
 @dataclass(frozen=True)
 class VerifierKey:
@@ -88,6 +102,8 @@ def parse_vkey(text: str) -> VerifierKey:
     key = VerifierKey(match[1], blob[1:])
     if key.key_id.hex() != match[2]:
         raise VerificationError(f"got the key id {match[2]} for {key.name}, expected {key.key_id.hex()}")
+    if int.from_bytes(key.public, "little") & (2**255 - 1) in _SMALL_ORDER:
+        raise VerificationError(f"the key of {key.name} is of small order, so that anyone could sign")
     return key
 
 

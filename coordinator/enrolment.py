@@ -31,6 +31,8 @@ INVITED_ATTEMPTS = 600
 """Requests a minute with tokens of ours, together."""
 INVITED_ATTEMPTS_OF_ONE = 10
 """Requests a minute with one token."""
+RENEWALS_OF_ONE = 10
+"""Renewals a minute of one member: each is recorded, and its certificate entered in a list."""
 
 FORESEEN = (ConcordatError, PolicyError, AuditError)
 
@@ -135,6 +137,9 @@ class Renewal:
     def __init__(self, authority: Authority | None, record: Record) -> None:
         self._authority = authority
         self._record = record
+        self._attempts = RateLimit(RENEWALS_OF_ONE * LIMITS.members, RENEWALS_OF_ONE)
+        # As at enrolment: what waits for its turn is not to take the threads that serve silos.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="renewal")
         self.granted: Callable[[], None] = lambda: None
         """Makes the authority's newest manifest known at the coordinator's door, before a certificate is sent."""
 
@@ -143,7 +148,8 @@ class Renewal:
         if scope["path"] != RENEW_PATH or scope["method"] != "POST":
             await send_json(send, 404, {"error": "not found"})
             return
-        await send_json(send, 200, await asyncio.to_thread(self._renew, peer, body))
+        loop = asyncio.get_running_loop()
+        await send_json(send, 200, await loop.run_in_executor(self._thread, self._renew, peer, body))
 
     def _renew(self, peer: Peer, body: bytes) -> dict[str, str]:
         if self._authority is None:
@@ -151,6 +157,10 @@ class Renewal:
                 "this coordinator holds no authority",
                 advice="send the operator a request: concordat federation renew --offline",
             )
+        if not self._attempts.take(peer.name):
+            reason = f"got more than {RENEWALS_OF_ONE} renewals within a minute"
+            self._record(peer.uri, "deny", "renewal.attempts", reason, {})
+            raise IdentityError(f"the renewal was refused: {reason}", advice="try again in a minute")
         try:
             content = parse_json(body)
             csr = content["csr"] if isinstance(content, dict) else None

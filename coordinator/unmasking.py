@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -20,6 +21,9 @@ from federation.secure_aggregation.masks import (
 )
 from federation.secure_aggregation.shamir import PRIME, combine
 
+TRIES = 64
+"""How many sets of shares are tried for one secret: with many silos and few to spare, each takes a second."""
+
 
 class MaskedSum:
     """The masked updates of one cohort, added up as they come; one model of memory, however many silos.
@@ -31,6 +35,8 @@ class MaskedSum:
         self._cohort, self._sharing = cohort, tuple(sharing)
         self._total: Integers = np.zeros(cohort.terms.values, dtype=np.uint32)
         self._survivors: set[str] = set()
+        self._doubted: set[int] = set()
+        """Holders whose shares were left out of the secret that was found last."""
 
     @property
     def survivors(self) -> tuple[str, ...]:
@@ -66,21 +72,40 @@ class MaskedSum:
         return self._total
 
     def _secret(self, silo: str, shares: Mapping[str, Mapping[str, int]]) -> bytes:
-        """A survivor's seed, or a lost silo's mask key, from the first shares by holder that suffice."""
+        """A survivor's seed, or a lost silo's mask key, from shares that give what it committed to."""
         threshold = self._cohort.terms.threshold
         held = {self._cohort.holder(holder): told[silo] for holder, told in sorted(shares.items()) if silo in told}
         if len(held) < threshold:
             raise WireError(f"got {len(held)} shares of {silo}'s secret, expected at least {threshold}")
-        value = combine(dict(list(held.items())[:threshold]))
+        for left_out in islice(self._left_out(list(held)), TRIES):
+            trusted = [holder for holder in held if holder not in left_out][:threshold]
+            secret = self._committed(silo, combine({holder: held[holder] for holder in trusted}))
+            if secret is not None:
+                self._doubted = left_out
+                return secret
+        raise WireError(f"the shares of {silo}'s secret are not those of the secret that it committed to")
+
+    def _left_out(self, holders: list[int]) -> Iterator[set[int]]:
+        """Whose shares to leave out, in turn: one silo that tells a wrong share is not to keep the sum closed.
+
+        First whose were left out of the secret before, then as many at a time as there are beyond the threshold.
+        """
+        spare = len(holders) - self._cohort.terms.threshold
+        if len(self._doubted & set(holders)) <= spare:
+            yield self._doubted
+        for start in range(0, len(holders) if spare else 0, max(1, spare)):
+            yield set(holders[start : start + spare])
+
+    def _committed(self, silo: str, value: int) -> bytes | None:
+        """A number as the secret that a silo committed to; None where it is another."""
         advert = self._cohort.of(silo)
         if value < 2 ** (8 * SECRET_BYTES):
             secret = value.to_bytes(SECRET_BYTES)
             if silo in self._survivors:
-                if commitment(secret) == advert.commitment:
-                    return secret
-            elif public_bytes(X25519PrivateKey.from_private_bytes(secret)) == advert.mask_key:
+                return secret if commitment(secret) == advert.commitment else None
+            if public_bytes(X25519PrivateKey.from_private_bytes(secret)) == advert.mask_key:
                 return secret
-        raise WireError(f"the shares of {silo}'s secret are not those of the secret that it committed to")
+        return None
 
 
 def shares_of(fields: Mapping[str, bytes], sharing: Sequence[str]) -> dict[str, int]:

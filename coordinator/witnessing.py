@@ -31,7 +31,9 @@ SHOWN = AUDIT_LIMITS.gossip // 4
 RELAYED = AUDIT_LIMITS.gossip // 2
 """The characters of the lines that come back with the logs shown before, and are shown in turn."""
 LINE = 200
-"""The characters of a line, of which only a long name has more."""
+"""The characters of a line, unless a name is so long that it has more."""
+BESIDE_NAME = 110
+"""The characters of a line beside the name of its witness."""
 LINES = 64
 """The lines that one log's checkpoint may bring back to it."""
 PROOFS = 64
@@ -92,7 +94,8 @@ class Witnessing:
         keys = self._origins
         peers = self._show(self._next(sorted(keys), len(keys) if everyone else PEERS))
         cosigned = tuple(one.note for origin, one in self._relayed.items() if origin in keys)
-        most = max(2, min(LINES, RELAYED // LINE // max(1, len(peers))))
+        line = max(LINE, BESIDE_NAME + max(map(len, (*keys, self._log.origin))))
+        most = max(2, min(LINES, RELAYED // line // max(1, len(peers))))
         self._relayed = {origin: Countersigned(told.statement.checkpoint, most) for origin, told in peers.items()}
         wanted = {origin: self._sizes_of(origin) for origin in keys}
         text = Call(own, published, tuple(peers.values()), cosigned, wanted).dump()

@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
 from ruamel.yaml import YAML
 
+from audit.errors import VerificationError
+from audit.note import parse_vkey
 from coordinator.authority.certificates import (
     Subject,
     issuing_certificate,
@@ -35,7 +37,7 @@ from coordinator.authority.issued import Issued
 from coordinator.authority.issuers import check_successor, former, issuing_request, retired
 from coordinator.authority.keys import create_key, load_key
 from federation.durations import parse_duration
-from federation.enrolment import BUNDLE_FORMAT, EnrolmentRequest, Invitation, draft_invitation
+from federation.enrolment import BUNDLE_FORMAT, EnrolmentRequest, Invitation, draft_invitation, log_origin
 from federation.errors import IdentityError, UsageError
 from federation.home import Home, read_limited, replace_file
 from federation.identity import (
@@ -399,6 +401,7 @@ class Authority:
         granted: Callable[[], None] = lambda: None,
     ) -> tuple[bytes, SignedManifest]:
         self._check_never_revoked(federation, check_name(request.name))
+        _check_log(request, federation)
         member = Member(
             name=request.name,
             role=request.role,
@@ -407,6 +410,13 @@ class Authority:
             log=request.log,
         )
         known = {one.name: one for one in federation.members}.get(request.name)
+        others = [one.name for one in federation.with_role(Role.COORDINATOR) if one.name != request.name]
+        if request.role is Role.COORDINATOR and others:
+            # With two of them in its manifest, no member would connect to either.
+            raise IdentityError(
+                f"{request.name} asks to be the coordinator, which {others[0]} is",
+                advice=f"revoke {others[0]} first if another is to take its place",
+            )
         if known is not None and known != member:
             raise IdentityError(
                 f"the request of {request.name} brings another log key than the manifest has",
@@ -546,6 +556,23 @@ def _vouched(federation: Federation, serial: str, name: str) -> str:
     if name not in {member for authority in federation.authorities for member in authority.members}:
         raise UsageError(f"no authority of an institution's own vouches for {name}")
     return name
+
+
+def _check_log(request: EnrolmentRequest, federation: Federation) -> None:
+    """Check that a request brings the key of its member's own log; raises IdentityError.
+
+    With no key there, or another's, every party that reads the manifest would refuse that other or everything.
+    """
+    origin = log_origin(federation.metadata.name, request.role, request.name)
+    try:
+        key = parse_vkey(request.log)
+    except VerificationError as error:
+        raise IdentityError(f"the request of {request.name} brings no key of an audit log: {error}") from None
+    if key.name != origin:
+        raise IdentityError(f"the request of {request.name} brings the key of the log {key.name}, expected {origin}")
+    encoded = request.log.split("+", 2)[2]
+    if any((one.log or "").endswith(f"+{encoded}") for one in federation.members if one.name != request.name):
+        raise IdentityError(f"the request of {request.name} brings the log key of another member")
 
 
 def _check_reason(reason: str) -> None:

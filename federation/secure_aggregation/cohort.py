@@ -244,7 +244,7 @@ class Cohort:
     def mark(self, silos: Iterable[str], basis: str = "") -> str:
         """The digest of what a sum reveals: what is summed, from which model, at which scale, of whom.
 
-        `basis` is of what a silo's own part is made, where that is not kept but made again.
+        `basis` is of what a silo's own part is made: from other rows the same sum would show the difference.
         """
         terms = self.terms
         content = {"summed": self.summed, "model": terms.model, "planned": terms.planned, "silos": sorted(silos)}

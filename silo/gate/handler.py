@@ -22,6 +22,7 @@ from policies.errors import PolicyError
 from policies.model import SiloPolicy
 from policies.wording import nearest
 from silo.channel import ChannelError
+from silo.gate.active_policy import remember
 from silo.gate.answers import admission_answer
 from silo.gate.desk import Desk
 from silo.gate.fleet import FleetRefusedError, Task
@@ -166,6 +167,7 @@ class Handler:
         version = version_of(policy)
         self._journal.record("policy.activate", detail={"name": version.name, "version": version.version})
         self._parts.history.active = version
+        remember(self._parts.log.folder, version)
         session = self._session
         if session is not None and session.refusal is None:
             try:

@@ -60,7 +60,7 @@ class Update:
     examples: int
     largest: float
     basis: str = ""
-    """Nothing: a change that is masked is kept, and the same whenever it is asked for."""
+    """The digest of the view: signed again, a run trains anew, and of other rows to another change."""
 
     @property
     def size(self) -> int:

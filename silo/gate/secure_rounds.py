@@ -105,8 +105,9 @@ class SecureRounds:
         if reply is None or reply.weights is None:
             raise StepRefused("this silo has no update that it decided on for this question", rule="secure.state")
         assert session.run.secure_aggregation is not None  # noqa: S101  `answer` looked
+        assert session.prepared is not None  # noqa: S101  a session is kept only once prepared
         largest = session.run.secure_aggregation.largest_change
-        return Update(reply.weights, session.counted, largest), question.model
+        return Update(reply.weights, session.counted, largest, session.prepared.view_digest), question.model
 
     def _of(self, session: Session, envelope: Envelope) -> Member:
         if self._member is None or self._member.place != _place(session, envelope.number("round")):

@@ -36,6 +36,7 @@ from policies.document import Document
 from policies.model import SiloPolicy
 from silo.config import SiloConfig, load_silo_config
 from silo.confinement import SYSTEM_CONFIGURATION, confine_files, runtime_paths
+from silo.gate.active_policy import remember, remembered
 from silo.gate.facts import Approvals, LogFacts
 from silo.gate.fleet import FleetConnection, FleetNode, FleetRefusedError
 from silo.gate.handler import STOPS, Handler
@@ -101,7 +102,7 @@ class Gate:
         )
         verified = utc_now()  # opening a log verifies it from its first entry
         history = history_of(read_entries(home.audit))
-        self._last = history.active
+        self._last = history.active or remembered(home.audit)
         self._active: Callable[[], Document[SiloPolicy]] = lambda: self._policy
         try:
             check_succession(self._last, self._policy)
@@ -171,6 +172,7 @@ class Gate:
         version = version_of(self._policy)
         if version != self._last:
             self._record("policy.activate", {"name": version.name, "version": version.version})
+        remember(self._log.folder, version)
         declare_retention(self._log, self._policy, self._peer.uri)
         threading.Thread(target=self._announce_workers, daemon=True).start()
         threading.Thread(target=self._watch_policy, args=(say,), daemon=True).start()

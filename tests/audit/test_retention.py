@@ -247,6 +247,27 @@ def test_segments_are_purged_from_the_oldest_on_and_the_log_still_verifies(
     assert snapshot.root == again.root_at(again.size)
 
 
+def test_a_log_verifies_also_once_the_record_of_a_purge_is_purged_itself(
+    log: AuditLog, opened: Callable[[], AuditLog], clock: Any, vkey: str
+) -> None:
+    """A log with a maximum for entries ended its owner's process, and verified nowhere, after it was applied twice."""
+    set_rules(log, ["entries=P1Y..P2Y"], "operator")
+    for year in range(2026, 2034):
+        clock.now = datetime(year, 6, 1, tzinfo=UTC)
+        log.append(Event("gate", "x", "m"))
+        apply(log, find_due(log, clock.now), "operator")
+        report = verify(log.folder, vkey)
+        assert report.size == log.size
+    missing = {int(path.stem) for path in (log.folder / "segments").glob("*.hashes")}
+    missing -= {int(path.stem) for path in (log.folder / "segments").glob("*.jsonl")}
+    told = {entry["detail"]["first"] for entry in entries(log) if entry["action"] == "log.purged"}
+    assert len(missing) > 6
+    assert told == missing
+    log.close()
+    with opened() as again:
+        assert verify(again.folder, vkey).size == again.size
+
+
 def test_entries_that_are_missing_without_a_record_fail(log: AuditLog, opened, vkey: str) -> None:
     (log.folder / "segments/000000000000.jsonl").unlink()
     for seq in (0, 1):

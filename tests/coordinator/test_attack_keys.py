@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.identity import load_certificate
 from federation.secure_aggregation.cohort import advert_of, advertise, by_name, bytes_by_name, text_of
-from federation.secure_aggregation.masks import SEALED_BYTES, public_bytes
+from federation.secure_aggregation.masks import SEALED_BYTES, SHARE_BYTES, public_bytes
 from federation.wire import Envelope, Kind
 from tests.secure_aggregation.attempt import PLACE, Silos
 
@@ -65,4 +65,23 @@ def test_shares_that_no_message_can_hold_cost_their_silo_alone(silos: Silos, siz
 
     conducted = Conducted(silos, spoil)
     conducted.expect(conducted.open(), silos.names[1:])
+    assert conducted.dialogue.asked == list(STEPS)
+
+
+@pytest.mark.parametrize("lost", [(), ("silo-03",)])
+@pytest.mark.parametrize("at", [0, 1, 4])
+def test_a_silo_that_reveals_wrong_shares_keeps_no_sum_closed(silos: Silos, at: int, lost: tuple[str, ...]) -> None:
+    """Three of five shares suffice: those of the honest ones are among them."""
+    bad = silos.names[at]
+
+    def spoil(kind: str, name: str, answer: Envelope) -> Envelope | None:
+        if name in lost and kind == Kind.MASKED:
+            return None
+        if (kind, name) != (Kind.UNMASK, bad):
+            return answer
+        wrong = {whose: (7).to_bytes(SHARE_BYTES) for whose in bytes_by_name(answer.text("shares"))}
+        return Envelope({"shares": by_name(wrong)})
+
+    conducted = Conducted(silos, spoil)
+    conducted.expect(conducted.open(), tuple(name for name in silos.names if name not in lost))
     assert conducted.dialogue.asked == list(STEPS)

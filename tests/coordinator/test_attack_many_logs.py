@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from audit.entry import Event
 from audit.gossip import Answer, Call, Told
 from audit.limits import LIMITS
 from audit.log import AuditLog, utc_now
-from audit.note import parse_note
+from audit.note import Checkpoint, parse_note, sign_note, verifier_key
 from audit.rollback import RollbackGuard
 from audit.statement import Statement
 from audit.witness import Cosignature, Witness
@@ -266,3 +267,35 @@ def test_a_surplus_line_is_left_out_and_the_others_stay(few: World) -> None:
         hub.take(one.name, Answer(None, (Cosignature(origin, size, line(one, note)),), {}, None).dump())
     assert hub._relayed[origin].signers == 3
     assert few.hub.refused == []
+
+
+def test_a_thousand_members_with_the_longest_names_get_their_lines_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that was too long showed no log at all; here all of it is a tenth, limits and members."""
+    monkeypatch.setattr(witnessing, "AUDIT_LIMITS", replace(LIMITS, gossip=LIMITS.gossip // 10))
+    monkeypatch.setattr(witnessing, "SHOWN", witnessing.SHOWN // 10)
+    monkeypatch.setattr(witnessing, "RELAYED", witnessing.RELAYED // 10)
+    federation, hub_key = "f" * 128, Ed25519PrivateKey.generate()
+    keys = {f"s{number:03d}".ljust(63, "x"): Ed25519PrivateKey.generate() for number in range(100)}
+    origins = {name: log_origin(federation, Role.SILO, name) for name in keys}
+    members = [
+        {"name": name, "role": Role.SILO, "country": "DE", "log": str(verifier_key(origins[name], key.public_key()))}
+        for name, key in keys.items()
+    ]
+    head = {"apiVersion": "concordat/v1", "kind": "Federation", "metadata": {"name": federation, "version": 1}}
+    manifest = Federation.model_validate({**head, "members": tuple(members)})
+    with AuditLog.open(tmp_path / "hub", origin=log_origin(federation, Role.COORDINATOR, "hub"), key=hub_key) as log:
+        parts = log, Witness(tmp_path / "w", log.origin, hub_key, utc_now), RollbackGuard(log, "hub"), lambda: manifest
+        coordinator = witnessing.Witnessing(*parts, lambda *_, **__: None, clock=lambda: float("inf"))
+        for name, key in keys.items():
+            note = sign_note(Checkpoint(origins[name], 5, bytes(32)).text, origins[name], key)
+            coordinator.take(name, Answer(Told(Statement(note))).dump())
+        for _ in range(2):
+            shown = Call.load(coordinator.call(list(keys), everyone=True))
+            assert len(shown.peers) == len(keys)
+            for name, key in list(keys.items())[:12]:
+                texts = [told.statement.checkpoint.rpartition("\n\n")[0] + "\n" for told in shown.peers]
+                lines = [Cosignature(text.split("\n")[0], 5, cosign(text, origins[name], key, 1)) for text in texts]
+                coordinator.take(name, Answer(None, tuple(lines)).dump())
+    assert {len(parse_note(note.encode()).signatures) for note in shown.cosigned} == {6}

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from flwr.proto import fleet_pb2
 
+from coordinator.enrolment import RENEWALS_OF_ONE, Renewal
 from coordinator.gateway import CONTROL_PREFIX
 from coordinator.recorded import read_signed
 from coordinator.superlink import FLEET_PREFIX, PULL_MESSAGES
+from federation.errors import IdentityError
+from federation.identity import Peer, Role
 from federation.limits import LIMITS
 from federation.release import request_release
+from federation.renewal import RENEW_PATH
 from federation.wire import weights_digest
 
 from .conftest import Node, flower_headers
@@ -85,3 +91,44 @@ def test_a_silo_that_asks_for_millions_of_messages_keeps_nobody_waiting(hub: Hub
     assert served < 2.0
     assert status == 413
     assert hub.actions()[-1]["reason"].startswith(f"got a request of more than {LIMITS.pull_request} bytes")
+
+
+def test_a_member_that_renews_without_end_fills_no_log_and_takes_no_thread_of_the_silos() -> None:
+    """Each renewal is two durable entries; 48 at a time kept every other member waiting for two seconds."""
+    issued: list[str] = []
+    denied: list[str] = []
+    threads: set[str] = set()
+
+    class Slow:
+        def renew(self, peer: Peer, _csr: str, granted: Callable[[], None]) -> bytes:
+            threads.add(threading.current_thread().name)
+            time.sleep(0.01)
+            granted()
+            issued.append(peer.name)
+            return b""
+
+        def bundle(self, _certificate: bytes) -> dict[str, str]:
+            return {}
+
+    def record(actor: str, decision: str, rule: str, _reason: str, _detail: object) -> None:
+        if decision == "deny":
+            denied.append(f"{actor} {rule}")
+
+    async def send(_message: object) -> None:
+        pass
+
+    renewal = Renewal(Slow(), record)  # type: ignore[arg-type]
+    scope = {"path": RENEW_PATH, "method": "POST"}
+    bad, good = (Peer("cardio.example", Role.SILO, name, b"") for name in ("silo-bad", "silo-good"))
+
+    async def ask() -> list[BaseException | None]:
+        asked = [renewal(peer, scope, b'{"csr": ""}', send) for peer in (*[bad] * MANY, good)]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    answers = asyncio.run(ask())
+    assert (issued.count("silo-bad"), issued.count("silo-good")) == (RENEWALS_OF_ONE, 1)
+    refused = [answer for answer in answers if answer is not None]
+    assert len(refused) == MANY - RENEWALS_OF_ONE
+    assert all(isinstance(answer, IdentityError) for answer in refused)
+    assert set(denied) == {f"{bad.uri} renewal.attempts"}
+    assert len(threads) == 1

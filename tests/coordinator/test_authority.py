@@ -298,7 +298,8 @@ CHANGES: dict[str, dict[str, Any]] = {
 def test_a_request_that_is_refused_changes_nothing(found: Callable[..., Any], reason: str, change: dict[str, Any]):
     founded = found()
     founded.member("silo-b")
-    request: EnrolmentRequest = founded.request("silo-a")[1].model_copy(update=change)
+    role = change.get("role", Role.SILO)
+    request: EnrolmentRequest = founded.request("silo-a", role)[1].model_copy(update=change)
     before = state(founded.authority)
     with pytest.raises(ConcordatError, match=reason):
         founded.authority.enrol(request)

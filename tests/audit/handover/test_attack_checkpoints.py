@@ -80,6 +80,32 @@ def test_both_readers_of_the_package_judge_a_checkpoint_alike(name: str) -> None
     assert outcomes == [name in GOOD] * 2
 
 
+SMALL_ORDER = {  # the last two are second spellings
+    "of order 1": (1).to_bytes(32, "little"),
+    "of order 2": (2**255 - 20).to_bytes(32, "little"),
+    "of order 4": bytes(32),
+    "of order 8": bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"),
+    "of order 8, another": bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"),
+    "of order 1, as p + 1": (2**255 - 18).to_bytes(32, "little"),
+    "of order 4, as p": (2**255 - 19).to_bytes(32, "little"),
+}
+
+
+@pytest.mark.parametrize("sign", [0, 1 << 7])
+@pytest.mark.parametrize("public", SMALL_ORDER.values(), ids=SMALL_ORDER)
+def test_no_reader_of_the_package_takes_a_key_with_which_anyone_signs(public: bytes, sign: int) -> None:
+    """With R the identity and s = 0 the equation holds for every text, or for every eighth at least."""
+    key = note.VerifierKey(NAME, public[:31] + bytes([public[31] | sign]))
+    identity = (1).to_bytes(32, "little")
+    for size in range(40):
+        text = f"{NAME}\n{size}\n{ROOT}\n"
+        raw = f"{text}\n— {NAME} {base64.b64encode(key.key_id + identity + bytes(32)).decode()}\n".encode()
+        with pytest.raises(verify.VerificationFailure):
+            verify.open_checkpoint(raw, *verify.parse_vkey(str(key)))
+    with pytest.raises(VerificationError, match="of small order"):
+        note.parse_vkey(str(key))
+
+
 @pytest.mark.federation
 def test_the_page_judges_a_checkpoint_as_they_do(browser, tmp_path: Path) -> None:
     body = f"""const key = parseVkey({json.dumps(str(VERIFIER))}); return cases.map((note) => {{
