@@ -361,10 +361,8 @@ def _unrecorded(absent: set[int], own: list[tuple[int, str, dict[str, object]]])
     named = [0] * (len(left) + 1)  # at each absent one: ranges that begin there, less those that ended before it
     for seq, action, detail in own:
         for low, high in ranges.findall(str(detail.get("seqs", ""))) if action == "log.erased" else ():
-            begin, end = bisect.bisect_left(left, int(low)), bisect.bisect_right(left, min(int(high or low), seq))
-            if begin < end:
-                named[begin] += 1
-                named[end] -= 1
+            named[(begin := bisect.bisect_left(left, int(low)))] += 1
+            named[max(begin, bisect.bisect_right(left, min(int(high or low), seq)))] -= 1
     return sum(not begun for begun in itertools.accumulate(named[:-1]))
 
 

@@ -21,6 +21,8 @@ from silo.worker.data.owner.check import check
 from silo.worker.data.owner.describe import draft
 from silo.worker.data.owner.locating import located
 from silo.worker.data.owner.mock import table
+from silo.worker.data.owner.page import lines, page
+from silo.worker.data.owner.survey import survey
 from silo.worker.data.sources import typed_chunks
 from silo.worker.errors import DataError
 
@@ -168,3 +170,20 @@ def test_figures_of_an_earlier_check_that_are_none_are_not_compared_with(fields:
     summary = {"name": "x", "type": "number", "missing": 0, "outside": 0, "wrong": 0}
     assert parse_summaries(json.dumps({"columns": [summary]})) is not None
     assert parse_summaries(json.dumps({"columns": [{**summary, **fields}]})) is None
+
+
+def test_bands_that_are_too_narrow_for_their_range_end_no_command(contract: Write) -> None:
+    column = "{type: number, sensitivity: none, range: [0, 1.0e308], generalise: {bands: 1.0e-308}}"
+    dataset = contract(columns=f"columns: {{x: {column}}}\n").dataset
+    assert dataset.columns["x"].reach is None
+    with pytest.raises(DataError, match="no column with a range"):
+        survey(dataset, "HMB")
+
+
+def test_the_classes_of_a_label_that_may_identify_are_not_told(contract: Write) -> None:
+    column, rows = "{type: text, sensitivity: %s}", "who\n" + "Erika Mustermann\n" * 12 + "Max Mustermann\n"
+    told = check(contract(columns=f"columns: {{who: {column % 'name'}}}\nlabel: who\n", data=rows))
+    assert told.classes == {"class 1": 12, "class 2": 1}
+    assert "Mustermann" not in json.dumps(told.fields()) + page(told) + "".join(lines(told))
+    known = check(contract(columns=f"columns: {{who: {column % 'none'}}}\nlabel: who\n", data=rows))
+    assert known.classes == {"Erika Mustermann": 12, "Max Mustermann": 1}

@@ -84,7 +84,7 @@ def check(contract: Contract, earlier: Mapping[str, ColumnSummary] | None = None
         state.rows,
         state.usable,
         columns,
-        dict(state.classes),
+        _named(state.classes, None if dataset.label is None else dataset.columns[dataset.label]),
         cell,
     )
     return replace(readiness, findings=tuple(_findings(contract, readiness, state, earlier)))
@@ -209,6 +209,13 @@ def _summary(name: str, column: Column, running: _Running) -> ColumnSummary:
     if total and column.sensitivity == "none":
         shares = {value: count / total for value, count in sorted(running.values.items())}
     return ColumnSummary(name, column.type, running.missing, running.outside, running.wrong, mean, deviation, shares)
+
+
+def _named(classes: Mapping[str, int], label: Column | None) -> dict[str, int]:
+    """The rows of each class; of a label that may identify the classes are numbered, so that no value is told."""
+    if label is None or label.sensitivity == "none":
+        return dict(classes)
+    return {f"class {number}": count for number, count in enumerate(sorted(classes.values(), reverse=True), 1)}
 
 
 def _smallest_cell(partition: str | None, state: _State) -> tuple[str, int] | None:
