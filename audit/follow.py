@@ -89,6 +89,8 @@ class Follower:
                     seq += 1
                     self._place = (start, offset)
                     yield Leaf(seq - 1, start, leaf_hash(entry.line) if entry else record, entry)
+            if seq == start < end:
+                raise VerificationError(f"{path} is empty, but the checkpoint signs entry {seq}")
             if seq < end:
                 start, offset = seq, 0
 

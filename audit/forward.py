@@ -26,6 +26,7 @@ from audit.merkle import Frontier
 from audit.query import SelectionError
 from audit.snapshot import Entry, take
 from audit.store import replace_file
+from audit.verify import VerificationFailure, read_plain
 
 FACILITY = 13  # log audit, RFC 5424 section 6.2.1
 _SEVERITY = {"allow": 6, "record": 6, "deny": 4}  # informational, warning
@@ -226,10 +227,11 @@ class Forwarder:
 
     def _load(self) -> Frontier:
         try:
-            with self._cursor.open("rb") as file:
-                return decode_cursor(file.read(LIMITS.cursor + 1), self._vkey)
+            return decode_cursor(read_plain(self._cursor, LIMITS.cursor), self._vkey)
         except FileNotFoundError:
             return Frontier()
+        except VerificationFailure as failure:  # a pipe or a link in a log's directory, which somebody else made
+            raise VerificationError(str(failure)) from None
 
 
 def _is_closed(link: ssl.SSLSocket, seconds: float) -> bool:

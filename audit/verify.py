@@ -358,10 +358,12 @@ def walk(
 def _unrecorded(absent: set[int], own: list[tuple[int, str, dict[str, object]]]) -> int:
     """How many absent payloads no entry says were erased; entries name numbers and ranges, such as `4,7-9`."""
     left, ranges = sorted(absent), re.compile(r"(?:^|,)([0-9]{1,15})(?:-([0-9]{1,15}))?(?=,|\Z)")
+    named = [0] * (len(left) + 1)  # at each absent one: ranges that begin there, less those that ended before it
     for seq, action, detail in own:
         for low, high in ranges.findall(str(detail.get("seqs", ""))) if action == "log.erased" else ():
-            del left[bisect.bisect_left(left, int(low)) : bisect.bisect_right(left, min(int(high or low), seq))]
-    return len(left)
+            named[(begin := bisect.bisect_left(left, int(low)))] += 1
+            named[max(begin, bisect.bisect_right(left, min(int(high or low), seq)))] -= 1
+    return sum(not begun for begun in itertools.accumulate(named[:-1]))
 
 
 def _judge(folder: Path, report: Report, tree: _Frontier, altered: int | None, failure: Exception | None) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httpx
 
 from federation.errors import WireError
 from federation.json_text import parse_json
+from federation.limits import LIMITS
 
 HEADERS = {"accept-encoding": "identity"}
 """An answer that comes packed all the same is refused: little of it can be made to fill any memory."""
@@ -41,9 +42,24 @@ def read_events(response: httpx.Response, limit: int) -> Iterator[dict[str, Any]
 def parse_answer(content: bytes) -> Any:
     """An answer's JSON; raises WireError. The loss of a run that diverged need not be finite."""
     try:
-        return parse_json(content, finite=False)
+        found = parse_json(content, finite=False)
     except ValueError as error:
         raise WireError(f"got an answer from the coordinator that is not JSON: {error}") from None
+    return shallow(found)
+
+
+def shallow(found: Any) -> Any:
+    """What was read, if it is nested no deeper than an answer is; raises WireError. Python's own bound is its stack."""
+    level = [found]
+    for _ in range(LIMITS.answer_depth):
+        level = [part for one in level if isinstance(one, dict | list) for part in _parts(one)]
+        if not level:
+            return found
+    raise WireError(f"got an answer from the coordinator of more than {LIMITS.answer_depth} levels")
+
+
+def _parts(one: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return one.values() if isinstance(one, dict) else one
 
 
 def _raw(response: httpx.Response) -> Iterator[bytes]:

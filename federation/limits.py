@@ -51,6 +51,8 @@ class Limits:
     """A request to the control interface: a run with its app."""
     control_answer: int = 64 * MIB
     """An answer of the control interface that is no model."""
+    answer_depth: int = 64
+    """The levels of lists and objects in an answer of the control interface."""
     fleet_request: int = 33 * MIB
     """A request to the Fleet interface: one object and its envelope."""
     fleet_call: int = MIB

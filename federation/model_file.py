@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +26,10 @@ from federation.run import SignedRun, app_digest
 KERAS = ".keras"
 BUILD_SECONDS = 600.0
 """How long the app's model function and Keras may take to write the file."""
+HANG_UP_SECONDS = 5.0
+"""How long its process may still hold on to what it says once it ended."""
+WORDS = 4096
+"""The bytes that are kept of what the app's process says, the last ones."""
 
 
 @dataclass(frozen=True)
@@ -55,31 +64,62 @@ def write_keras(client: OperatorClient, home: Home, run_id: str, fetched: Fetche
     signed, app = client.submission(run_id)
     _require_same(signed, app, fetched.passport)
     own = fetched.passport.statement.predicate.run.operator == home.identity().name
-    with tempfile.TemporaryDirectory(prefix="concordat-model-") as directory:
-        place = Path(directory)
+    with _scratch() as place:
         for name, content in (("run.yaml", signed.text.encode()), ("app.fab", app), ("model.npz", fetched.content)):
             (place / name).write_bytes(content)
         environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TF_CPP_MIN_LOG_LEVEL": "3"}
-        environment |= {"HOME": directory, "TMPDIR": directory}
+        environment |= {"HOME": str(place), "TMPDIR": str(place)}
         # By name: this package knows none of those that use it.
         command = [sys.executable, "--check-hash-based-pycs", "always", "-P", "-m", "silo.worker.keras_file"]
-        command += [directory, "own" if own else "foreign"]
+        command += [str(place), "own" if own else "foreign"]
+        code, said = _ended(command, environment)
+        if code != 0:
+            words = said.strip().splitlines()[-1:] or ["it gave no reason"]
+            raise ConcordatError(f"the model cannot be made: {words[0][:500]}")
+        made = place / f"model{KERAS}"
+        if made.is_symlink():
+            # It could lead to a key of the operator's, who would hand it on as a model.
+            raise ConcordatError("the app left a link in place of its model")
+        replace_file(out, read_limited(made, 4 * LIMITS.model_values + LIMITS.app_unpacked))
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A directory for an app, which is removed however deep the directories are that the app makes in it."""
+    place = Path(tempfile.mkdtemp(prefix="concordat-model-"))
+    try:
+        yield place
+    finally:
+        # By name, as below.
+        importlib.import_module("silo.worker.leftovers").remove_tree(place)
+
+
+def _ended(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+    """The exit code of a process and the last of its words, of which it may have any number, in any bytes."""
+    said = bytearray()
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        pipe = process.stderr
+        assert pipe is not None  # noqa: S101  one was asked for
+
+        def listen() -> None:
+            with suppress(OSError, ValueError):  # it was closed meanwhile
+                while part := os.read(pipe.fileno(), 65536):
+                    said.extend(part)
+                    del said[:-WORDS]
+
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
         try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=BUILD_SECONDS,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-            )
+            code = process.wait(BUILD_SECONDS)
         except subprocess.TimeoutExpired:
             raise ConcordatError(f"the app made no model within {BUILD_SECONDS:.0f} s") from None
-        if done.returncode != 0:
-            words = done.stderr.strip().splitlines()[-1:] or ["it gave no reason"]
-            raise ConcordatError(f"the model cannot be made: {words[0][:500]}")
-        replace_file(out, read_limited(place / f"model{KERAS}", 4 * LIMITS.model_values + LIMITS.app_unpacked))
+        finally:
+            process.kill()
+            # Whoever the process left behind ends soon after it.
+            listener.join(HANG_UP_SECONDS)
+    return code, said.decode("utf-8", "replace")
 
 
 def _require_same(signed: SignedRun, app: bytes, passport: Passport) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 import httpx
 
 from federation.addresses import split_address
-from federation.answers import HEADERS, parse_answer, read_answer, read_events
+from federation.answers import HEADERS, parse_answer, read_answer, read_events, shallow
 from federation.app_bundle import read_bundle
 from federation.errors import (
     ConcordatError,
@@ -107,7 +107,7 @@ class OperatorClient:
 
     def _every_silo(self) -> list[str]:
         """The silos of the newest manifest, which is verified and kept; raises ManifestError for an older one."""
-        fields = dict(self._call("GET", "manifest"))
+        fields = self._object(self._call("GET", "manifest"))
         manifest = accept_manifest(self._home, str(fields.get(MANIFEST)), str(fields.get(MANIFEST_SIGNATURE)))
         return [member.name for member in manifest.federation.with_role(Role.SILO)]
 
@@ -129,7 +129,10 @@ class OperatorClient:
 
     def show(self, run: str) -> dict[str, Any]:
         """How a run stands."""
-        return self._object(self._call("GET", f"runs/{run}"), "run", "state")
+        found = self._object(self._call("GET", f"runs/{run}"), "run", "state")
+        if type(found.get("number", 0)) is not int:
+            raise WireError(f"{self._address} sent a run's standing that cannot be read")
+        return found
 
     def model(self, run: str) -> bytes:
         """The final model of a completed run, as a NumPy archive."""
@@ -163,7 +166,7 @@ class OperatorClient:
         """The merged statistics of a completed run, as JSON gives them; raises ConcordatError for anything else."""
         content = self._request("GET", f"runs/{run}/statistics", limit=LIMITS.statistics_result)
         try:
-            found = parse_json(content)
+            found = shallow(parse_json(content))
             sound = found["format"] == FORMAT
         except (ValueError, KeyError, TypeError):
             sound = False
@@ -181,6 +184,8 @@ class OperatorClient:
                 yield from read_events(response, LIMITS.event_line)
         except httpx.HTTPError as error:
             raise UnreachableError(f"{self._address} does not answer: {error}") from None
+        except httpx.InvalidURL:
+            raise _no_id(run) from None
 
     def follow_on(self, run: str, patience: float = RECONNECT_SECONDS, after: int = 0) -> Iterator[dict[str, Any]]:
         """The run's events until it ends, also where the coordinator is away for up to `patience` seconds meanwhile.
@@ -228,9 +233,15 @@ class OperatorClient:
             raise UnreachableError(
                 f"{self._address} does not answer: {error}", advice="is the coordinator running?"
             ) from None
+        except httpx.InvalidURL:
+            raise _no_id(path) from None
         if not response.is_success:
             raise _problem(response.status_code, content)
         return content
+
+
+def _no_id(given: str) -> WireError:
+    return WireError(f"got {given[:100]!r}, expected a run's id")
 
 
 def _problem(status: int, content: bytes) -> ConcordatError:

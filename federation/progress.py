@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from federation.errors import WireError
-from federation.terminal import all_printable
+from federation.terminal import all_printable, printable
+
+Drawn = TypeVar("Drawn")
 
 MEANS = ("loss", "auc", "pr_auc", "accuracy", "brier", "calibration_error", "calibration_in_the_large")
 """The mean metrics that a line shows, in this order, as far as the run has them."""
@@ -120,6 +122,33 @@ def list_line(run: Mapping[str, Any]) -> str:
         return _listed(all_printable(run))
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         raise WireError("got a list of runs that cannot be read") from None
+
+
+def member_line(member: Mapping[str, Any]) -> str:
+    """A member in the list of members: its name, its role, its country, whether it is connected."""
+    return drawn(lambda: _member(all_printable(member)))
+
+
+def _member(member: Mapping[str, Any]) -> str:
+    state = "connected" if member["online"] else ""
+    return f"{member['name']:24} {member['role']:12} {member['country']}  {state}".rstrip()
+
+
+def release_line(silo: str, said: Mapping[str, Any]) -> str:
+    """What a silo said when it was asked to release a model."""
+    return drawn(lambda: _released(printable(silo), all_printable(said)))
+
+
+def _released(silo: str, said: Mapping[str, Any]) -> str:
+    return f"{silo:24} {said['status']:9} {said['rule']} {said['reason']}".rstrip()
+
+
+def drawn(draw: Callable[[], Drawn]) -> Drawn:
+    """What is drawn of an answer; raises WireError if the answer's parts are missing or of another kind."""
+    try:
+        return draw()
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        raise WireError("got an answer from the coordinator that cannot be read") from None
 
 
 def _listed(run: Mapping[str, Any]) -> str:

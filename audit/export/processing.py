@@ -49,6 +49,8 @@ def activities(entries: Iterable[Entry]) -> list[Activity]:
         if fields["action"] == "worker.connected":
             kept = {name: detail[name] for name in ("network", "files", "processes") if detail.get(name)}
             measures = {f"{name} of the training process: {value}" for name, value in kept.items()}
+        if fields["run"] is None:
+            continue
         if fields["action"] == "run.admit" and "purpose" in detail and "dataset" in detail:
             place = (str(detail["purpose"]), str(detail["dataset"]))
             of_run[fields["run"]] = found.setdefault(place, Activity(*place))

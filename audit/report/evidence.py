@@ -188,7 +188,7 @@ def _check_payload(raw: bytes, fields: Mapping[str, Any]) -> None:
     if fields["payload_commitment"] != f"sha256:{digest}":
         raise VerificationError(f"the payload of entry {fields['seq']} is not what the entry commits to")
     try:  # what the page could not read would keep it from showing anything
-        content = json.loads(match[1], parse_constant=_no_number, parse_int=float) if match else None
+        content = json.loads(match[1].decode(), parse_constant=_no_number, parse_int=float) if match else None
         shallow = _is_within(content, LIMITS.payload_depth)
     except (ValueError, RecursionError):
         shallow = False

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from federation.terminal import all_printable, say
+from federation.terminal import say
 
 app = typer.Typer(
     add_completion=False,
@@ -73,7 +73,7 @@ def watch(run_id: RunId, home: HomePath) -> None:
     standing = client.show(run_id)
     for line in standing_lines(standing):
         typer.echo(line)
-    if standing["state"] in {"pending", "running"}:
+    if standing["state"] in ("pending", "running"):  # a list says that of anything
         show_progress(client, run_id, int(standing.get("number", 0)))
 
 
@@ -115,10 +115,10 @@ def members(home: HomePath) -> None:
     """List the federation's members and who is connected."""
     from federation.home import Home
     from federation.operator import OperatorClient
+    from federation.progress import member_line
 
-    for member in map(all_printable, OperatorClient(Home(home)).members()):
-        state = "connected" if member["online"] else ""
-        say(f"{member['name']:24} {member['role']:12} {member['country']}  {state}".rstrip())
+    for member in OperatorClient(Home(home)).members():
+        say(member_line(member))
 
 
 @app.command()
@@ -223,6 +223,7 @@ def stats(
     from federation.durations import parse_duration
     from federation.home import Home, replace_file
     from federation.operator import OperatorClient
+    from federation.progress import drawn
     from federation.statistics.plot import svg
     from federation.statistics.table import lines
 
@@ -233,12 +234,13 @@ def stats(
     if json_only:
         typer.echo(json.dumps(found, indent=1))
     else:
-        for line in lines(found):
+        for line in drawn(lambda: list(lines(found))):
             say(line)
     if out is not None:
+        picture = drawn(lambda: svg(found))
         out.mkdir(parents=True, exist_ok=True)
         replace_file(out / "statistics.json", json.dumps(found, indent=1).encode() + b"\n", mode=0o644)
-        replace_file(out / "statistics.svg", svg(found).encode(), mode=0o644)
+        replace_file(out / "statistics.svg", picture.encode(), mode=0o644)
 
 
 @app.command()
@@ -252,12 +254,13 @@ def release(run_id: RunId, home: HomePath) -> None:
     from federation.manifest import load_manifest
     from federation.operator import OperatorClient
     from federation.passport import verify
+    from federation.progress import release_line
 
     client, manifest = OperatorClient(Home(home)), load_manifest(Home(home))
     predicate = verify(client.passport(run_id), manifest).statement.predicate
     said = client.release(run_id, predicate.run.digest, predicate.weights)
-    for silo, fields in all_printable(said).items():
-        say(f"{silo:24} {fields['status']:9} {fields['rule']} {fields['reason']}".rstrip())
+    for silo, fields in said.items():
+        say(release_line(silo, fields))
     waiting = [silo for silo, fields in said.items() if fields["status"] != "released"]
     if waiting:
         raise RefusedError(f"not released by {', '.join(waiting)}")

@@ -78,7 +78,7 @@ def _histogram(name: str, column: Mapping[str, Any], x: int, y: int) -> Iterator
     beyond = histogram["below"] + histogram["above"]
     if beyond:
         middle = x + WIDTH / 2
-        yield f'<text x="{middle}" y="{y + HEIGHT + 13}" fill="#666" text-anchor="middle">{beyond} beyond</text>'
+        yield f'<text x="{middle}" y="{y + HEIGHT + 13}" fill="#666" text-anchor="middle">{beyond:d} beyond</text>'
 
 
 def _correlations(found: Mapping[str, Any], x: int, y: int) -> Iterator[str]:

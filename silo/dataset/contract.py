@@ -87,6 +87,8 @@ class Column(Closed):
         if not low < high or math.isinf(high - low):
             return None
         if self.generalise is not None and self.generalise.bands is not None:
+            if math.isinf(max(abs(low), abs(high)) / self.generalise.bands):
+                return None
             low, high = (math.floor(end / self.generalise.bands) * self.generalise.bands for end in (low, high))
         if self.generalise is not None and self.generalise.top is not None:
             low, high = min(low, self.generalise.top), min(high, self.generalise.top)

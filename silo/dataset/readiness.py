@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -61,6 +62,14 @@ def parse_summaries(text: str | bytes) -> dict[str, ColumnSummary] | None:
     """The columns of an earlier check, by name; None for what is not the outcome of one."""
     try:
         content = json.loads(text)
-        return {one["name"]: ColumnSummary(**one) for one in content["columns"]}
+        found = {one["name"]: ColumnSummary(**one) for one in content["columns"]}
+        return found if all(map(_is_sound, found.values())) else None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
+
+
+def _is_sound(summary: ColumnSummary) -> bool:
+    """Whether what a later check compares with are numbers."""
+    shares = summary.shares or {}
+    given = [summary.mean, summary.deviation, *(shares.values() if isinstance(shares, dict) else ["none"])]
+    return all(one is None or (isinstance(one, int | float) and math.isfinite(one)) for one in given)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import builtins
+
 from federation.errors import ConcordatError
+
+_OWN_KINDS = tuple(
+    (kind, name)
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type) and issubclass(kind, BaseException) and kind.__name__ == name
+)
+"""Python's own kinds of exceptions with their names, before any app could change either."""
 
 
 def kind_of(error: BaseException) -> str:
     """What may be told of an exception raised by submitted code: the name of Python's own kind, never one it chose."""
-    kind = type(error)
-    return kind.__name__ if kind.__module__ == "builtins" else "an exception of its own"
+    # By identity: a class may say that it is of any module, have any name, and equal any other.
+    return next((name for kind, name in _OWN_KINDS if kind is type(error)), "an exception of its own")
 
 
 class WorkError(ConcordatError):

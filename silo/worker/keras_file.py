@@ -6,8 +6,10 @@ gets model.keras. A foreign app is not run where it cannot be confined to the di
 
 from __future__ import annotations
 
+import math
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,11 @@ from silo.confinement import confine_files, drop_capabilities, forbid_sockets, r
 from silo.worker.app import load_builder, unpack
 from silo.worker.enclosure import enclosed
 from silo.worker.errors import AppError, kind_of
+
+HEAD = 65_536
+"""The room for what stands before an array's values."""
+OTHER = "the app's model has other weights than the file: was it made by another version of Keras?"
+UNSOUND = (zipfile.BadZipFile, zlib.error)
 
 
 def make(place: Path, *, own: bool) -> None:
@@ -50,14 +57,19 @@ def make(place: Path, *, own: bool) -> None:
 
 def _weights(path: Path, layers: list[tuple[str, tuple[int, ...]]]) -> Weights:
     """The archive's weights as one vector; raises ConcordatError where they are not those of these layers."""
+    room = sum(8 * math.prod(shape) + HEAD for _, shape in layers)
     try:
+        with zipfile.ZipFile(path) as archive:
+            # Little of an archive can unfold to fill any memory.
+            if sum(member.file_size for member in archive.infolist()) > room:
+                raise AppError(OTHER)
         with np.load(path, allow_pickle=False) as arrays:
             found = [(name, arrays[name]) for name in sorted(arrays.files)]
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, TypeError, MemoryError, NotImplementedError, RuntimeError, *UNSOUND):
         raise ConcordatError("model.npz is no NumPy archive") from None
     expected = [(f"{index:03d}:{name}", shape) for index, (name, shape) in enumerate(layers)]
     if [(name, array.shape) for name, array in found] != expected:
-        raise AppError("the app's model has other weights than the file: was it made by another version of Keras?")
+        raise AppError(OTHER)
     return np.concatenate([array.ravel() for _, array in found]).astype(np.float32, copy=False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -80,12 +81,17 @@ class Trainer:
             return Frame("error", {"message": f"the worker does not know how to {frame.op[:40]}"})
         try:
             return operation(frame)
-        except WorkError as error:
-            return Frame("error", {"message": str(error)})
-        except PolicyError as error:
-            return Frame("error", {"message": f"the run cannot be read: {error}"[:1000]})
         except Exception as error:  # noqa: BLE001  submitted code runs in here; its words may hold data and stay inside
+            if isinstance(error, WorkError) and not self._is_of_app(error):
+                return Frame("error", {"message": str(error)})
+            if isinstance(error, PolicyError) and not self._is_of_app(error):
+                return Frame("error", {"message": f"the run cannot be read: {error}"[:1000]})
             return Frame("error", {"message": f"training raised {kind_of(error)}"})
+
+    def _is_of_app(self, error: Exception) -> bool:
+        """Whether an exception came by way of the app's code, which may raise this package's kinds too."""
+        scratch = f"{self._scratch}{os.sep}"
+        return any(frame.f_code.co_filename.startswith(scratch) for frame, _ in traceback.walk_tb(error.__traceback__))
 
     def _prepare(self, frame: Frame) -> Frame:
         from silo.worker.training.devices import use_device  # noqa: PLC0415

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from federation.run import SignedRun, app_digest, sign_run
 from .test_passport import Site
 
 CONTENT, APP = b"a model's archive", b"an app's bundle"
+STARTED = subprocess.Popen
 
 
 class Hub:
@@ -63,11 +65,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The processes that were started in place of the app's."""
     commands: list[list[str]] = []
 
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    def start(command: list[str], **given: Any) -> subprocess.Popen[bytes]:
         commands.append(command)
-        return subprocess.CompletedProcess(command, 1, "", "it is not run here")
+        return STARTED([sys.executable, "-c", "raise SystemExit('it is not run here')"], **given)
 
-    monkeypatch.setattr("federation.model_file.subprocess.run", run)
+    monkeypatch.setattr("federation.model_file.subprocess.Popen", start)
     monkeypatch.setattr("federation.model_file.importlib.util.find_spec", lambda _: object())
     return commands
 
@@ -146,3 +148,46 @@ def test_the_process_that_runs_the_app_says_why_it_made_nothing(tmp_path: Path) 
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "run.yaml" in done.stderr
+
+
+IN = "import os, sys; os.chdir(sys.argv[1]); "
+LEFT = {
+    "a link to a key": (IN + "os.symlink('@KEY@', 'model.keras')", "left a link in place of its model"),
+    "a directory": (IN + "os.mkdir('model.keras')", "Is a directory"),
+    "a pipe": (IN + "os.mkfifo('model.keras')", "no regular file"),
+    "nothing": (IN, "is missing"),
+    "bytes that are no text": (IN + "os.write(2, bytes([255, 254])); sys.exit(1)", "the model cannot be made"),
+    "words without end": (
+        IN + "[os.write(1 + n % 2, b'x' * 10**6) for n in range(200)]; sys.exit(1)",
+        "cannot be made",
+    ),
+    "deep directories": (
+        IN + "[(os.mkdir('d'), os.chdir('d')) for _ in range(1500)]; sys.exit(1)",
+        "the model cannot be made: it gave no reason",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LEFT)
+def test_attack_what_an_app_leaves_in_place_of_its_model(
+    hub: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
+) -> None:
+    """An app may write in its directory whatever it likes; the operator's command reads it, and removes it."""
+    code, words = LEFT[what]
+    scratch, key = tmp_path / "scratch", tmp_path / "key.pem"
+    scratch.mkdir()
+    key.write_text("the operator's key")
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    monkeypatch.setattr("federation.model_file.importlib.util.find_spec", lambda _: object())
+
+    def start(command: list[str], **given: Any) -> subprocess.Popen[bytes]:
+        return STARTED([sys.executable, "-c", code.replace("@KEY@", str(key)), command[-2]], **given)
+
+    fetched = fetch_verified(hub, hub.ops, "r-1")
+    monkeypatch.setattr("federation.model_file.subprocess.Popen", start)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ConcordatError, match=words):
+        write_keras(hub, hub.ops, "r-1", fetched, tmp_path / "model.keras")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
+    assert not (tmp_path / "model.keras").exists()
+    assert not list(scratch.iterdir())

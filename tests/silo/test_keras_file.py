@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -100,3 +102,24 @@ def test_an_archive_is_read_in_the_models_order(tmp_path: Path) -> None:
     path = tmp_path / "model.npz"
     archive(path, **{"001:dense/bias": np.array([3.0]), "000:dense/kernel": np.array([[1.0], [2.0]])})
     assert _weights(path, LAYERS).tolist() == [1, 2, 3]
+
+
+def test_attack_an_archive_that_unfolds_to_any_size_is_not_unfolded(tmp_path: Path) -> None:
+    """The coordinator sends the archive; 200 MB of zeros are 200 kB of it."""
+    path = tmp_path / "model.npz"
+    np.savez_compressed(path, **{"000:dense/kernel": np.zeros(25_000_000), "001:dense/bias": np.ones(1)})  # type: ignore[arg-type]
+    tracemalloc.start()
+    with pytest.raises(ConcordatError, match="other weights"):
+        _weights(path, LAYERS)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+def test_attack_an_array_that_says_it_is_of_any_size_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.npz"
+    head = b"\x93NUMPY\x01\x00" + struct.pack("<H", 118)
+    head += b"{'descr': '<f8', 'fortran_order': False, 'shape': (%d, 1), }" % 10**14
+    with zipfile.ZipFile(path, "w") as archived:
+        archived.writestr("000:dense/kernel.npy", head.ljust(127) + b"\n")
+    with pytest.raises(ConcordatError, match="no NumPy archive"):
+        _weights(path, LAYERS)

@@ -76,7 +76,10 @@ def typed(values: pa.ChunkedArray, column: Column, *, bounds: bool = True) -> Ty
     if column.missing and _is_text(values.type):
         coded = pc.is_in(values, value_set=pa.array(column.missing, values.type))
         values = pc.if_else(coded, pa.scalar(None, values.type), values)
-    found = _CONVERSIONS[column.type](values)
+    try:
+        found = _CONVERSIONS[column.type](values)
+    except pa.ArrowException:  # such as a moment in a time zone that there is not
+        raise _wrong_type(values, column.type) from None
     if column.required:
         absent = found.is_null().to_numpy(zero_copy_only=False) if column.type == "text" else np.isnan(found)
         _first(absent, "got no value, expected one")

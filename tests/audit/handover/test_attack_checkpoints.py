@@ -121,7 +121,7 @@ def with_payload(folder: Path, payload: str) -> list[str]:
     north = next(party for party in parties if party.name == "north")
     (segment,) = (north.directory / "segments").glob("*.jsonl")
     lines = segment.read_text().splitlines()
-    content, salt = payload.encode(), "ab" * 32
+    content, salt = payload.encode("utf-8", "surrogatepass"), "ab" * 32
     fields = json.loads(lines[-1]) | {
         "seq": len(lines),
         "run": RUN,

@@ -47,8 +47,9 @@ class _Running:
     def correlation(self) -> float:
         """With the label, over the rows that have both."""
         n, x, y, xx, yy, xy = self.with_label
-        spread = (n * xx - x * x) * (n * yy - y * y)
-        return float((n * xy - x * y) / np.sqrt(spread)) if n > MINIMUM_CELL and spread > 1e-9 * n * n else 0.0
+        with np.errstate(over="ignore", invalid="ignore"):
+            spread = (n * xx - x * x) * (n * yy - y * y)
+            return float((n * xy - x * y) / np.sqrt(spread)) if n > MINIMUM_CELL and spread > 1e-9 * n * n else 0.0
 
 
 @dataclass
@@ -69,8 +70,9 @@ def check(contract: Contract, earlier: Mapping[str, ColumnSummary] | None = None
     state = _State(columns={name: _Running() for name in dataset.columns})
     names = tuple(dataset.columns)
     relaxed = replace(contract, dataset=dataset.model_copy(update={"columns": _as_text(contract)}))
-    for table in raw_chunks(relaxed, names):
-        _take(contract, table, state)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for table in raw_chunks(relaxed, names):
+            _take(contract, table, state)
     if not state.rows:
         raise DataError(f"{contract.name}: the source has no rows")
     columns = tuple(_summary(name, dataset.columns[name], running) for name, running in state.columns.items())
@@ -82,7 +84,7 @@ def check(contract: Contract, earlier: Mapping[str, ColumnSummary] | None = None
         state.rows,
         state.usable,
         columns,
-        dict(state.classes),
+        _named(state.classes, None if dataset.label is None else dataset.columns[dataset.label]),
         cell,
     )
     return replace(readiness, findings=tuple(_findings(contract, readiness, state, earlier)))
@@ -143,9 +145,11 @@ def _forgiving(values: pa.ChunkedArray, column: Column) -> tuple[Typed, np.ndarr
         )
         return typed(values, column, bounds=False), wrong
     parts: list[Typed] = []
-    for index, value in enumerate(values.to_pylist()):
+    there = values.is_valid().to_pylist()
+    for index in range(len(values)):
         try:
-            parts.append(typed(pa.chunked_array([[value]]), column, bounds=False)[0])
+            one = values.slice(index, 1) if there[index] else pa.chunked_array([pa.nulls(1)])
+            parts.append(typed(one, column, bounds=False)[0])
         except FaultError:
             wrong[index] = True
             parts.append(None if column.type == "text" else np.nan)
@@ -199,10 +203,19 @@ def _summary(name: str, column: Column, running: _Running) -> ColumnSummary:
     if running.count and column.sensitivity == "none":
         mean = running.total / running.count
         deviation = max(running.squares / running.count - mean * mean, 0.0) ** 0.5
+        if not np.isfinite([mean, deviation]).all():  # of numbers whose squares are none
+            mean = deviation = None
     total = sum(running.values.values())
     if total and column.sensitivity == "none":
         shares = {value: count / total for value, count in sorted(running.values.items())}
     return ColumnSummary(name, column.type, running.missing, running.outside, running.wrong, mean, deviation, shares)
+
+
+def _named(classes: Mapping[str, int], label: Column | None) -> dict[str, int]:
+    """The rows of each class; of a label that may identify the classes are numbered, so that no value is told."""
+    if label is None or label.sensitivity == "none":
+        return dict(classes)
+    return {f"class {number}": count for number, count in enumerate(sorted(classes.values(), reverse=True), 1)}
 
 
 def _smallest_cell(partition: str | None, state: _State) -> tuple[str, int] | None:

@@ -30,6 +30,8 @@ MISSING = ("?", ".", "-", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "Non
 """Texts that mean a missing value where all others of a column have another type than text."""
 UNLESS_SUSPECTED = {"text": "other", "date": "date"}
 """The class that a column of a type is drafted with where its name suggests none."""
+COLUMNS = 10_000
+"""The columns of a contract."""
 LONGEST = 200
 """The characters of a name, or of a listed value, in a contract."""
 DECIDE = "decide: a class of identifiers, or none"
@@ -90,7 +92,12 @@ def _require_names(source: Source, columns: tuple[str, ...], name: str) -> None:
     """Raise DataError for names that a contract cannot have."""
     if not columns:
         raise DataError(f"{name_of(source)}: the source has no columns")
+    if len(columns) > COLUMNS:
+        raise DataError(f"{name_of(source)}: got {len(columns)} columns, expected at most {COLUMNS}")
     for number, column in enumerate(columns, 1):
+        if any("\ud800" <= character <= "\udfff" for character in column):
+            message = "got a name of bytes that are not text, expected UTF-8"
+            raise DataError(f"{name_of(source)}: column {number}: {message}")
         if not 1 <= len(column) <= LONGEST:
             message = f"got a name of {len(column)} characters, expected 1 to {LONGEST}"
             raise DataError(f"{name_of(source)}: column {number}: {message}")
@@ -149,8 +156,8 @@ def _column(name: str, known: _Seen) -> dict[str, Any]:
     suspicion = suspected(name)
     draft: dict[str, Any] = {"type": kind, "sensitivity": suspicion or UNLESS_SUSPECTED.get(kind, "none")}
     if suspicion is None and kind in {"integer", "number"} and np.isfinite([known.low, known.high]).all():
-        low, high = _outwards(known.low, known.high)
-        draft["range"] = [low, high]
+        reach = _outwards(known.low, known.high)
+        draft |= {} if reach is None else {"range": list(reach)}
     counts = known.counts if suspicion is None and kind == "text" else None
     listed = counts is not None and all(1 <= len(value) <= LONGEST for value in counts)
     if counts and listed and len(counts) <= DISTINCT and min(counts.values()) >= MINIMUM_CELL:
@@ -162,10 +169,13 @@ def _column(name: str, known: _Seen) -> dict[str, Any]:
     return draft
 
 
-def _outwards(low: float, high: float) -> tuple[int | float, int | float]:
-    """Bounds that no single value is: the next multiples of a tenth of the span's power of ten."""
-    step = 10.0 ** np.floor(np.log10(max(high - low, 1e-9)))
-    found = np.floor(low / step) * step, (np.floor(high / step) + 1) * step
+def _outwards(low: float, high: float) -> tuple[int | float, int | float] | None:
+    """Bounds that no single value is: the next multiples of a tenth of the span's power of ten; None beyond floats."""
+    with np.errstate(all="ignore"):
+        step = 10.0 ** np.floor(np.log10(max(high - low, 1e-9)))
+        found = np.floor(low / step) * step, (np.floor(high / step) + 1) * step
+    if not np.isfinite(found).all() or not found[0] < found[1]:
+        return None
     rounded = [round(float(one), 12) for one in found]
     return tuple(int(one) if one == int(one) else one for one in rounded)  # type: ignore[return-value]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from silo.dataset.sources import Flattened
 from silo.worker.data.owner.fewest import MINIMUM_CELL
-from silo.worker.data.sources.fhir import NOT_HELD, NOT_MEANT, codings, resources, status_of, subject_of
+from silo.worker.data.sources.fhir import NOT_HELD, codings, is_void, resources, status_of, subject_of
 from silo.worker.errors import DataError
 
 CODES = 10_000
@@ -90,7 +90,7 @@ def _codes(directory: Path, kind: str) -> dict[str, _Followed]:
     followed: dict[str, _Followed] = {}
     for _, _, resource in resources(directory, kind, "code"):
         patient = subject_of(resource)
-        void = resource.get("status") in NOT_MEANT if kind == "Observation" else status_of(resource) in NOT_HELD
+        void = is_void(resource) if kind == "Observation" else status_of(resource) in NOT_HELD
         if not patient or void:
             continue
         components = resource.get("component") if kind == "Observation" else None

@@ -13,7 +13,10 @@ from ruamel.yaml import YAML
 
 from silo.dataset.contract import Column, Dataset
 from silo.dataset.sources import CsvFile
+from silo.worker.errors import DataError
 
+WHOLE = 2.0**53
+"""The largest whole number of a column."""
 MISSING_SHARE = 0.05
 OBJECTING_SHARE = 0.1
 FIRST_DAY, DAYS = np.datetime64("1930-01-01"), 34_000
@@ -27,7 +30,10 @@ def rows(dataset: Dataset, count: int, seed: int) -> Iterator[list[str]]:
     generator = np.random.default_rng(seed)
     columns = []
     for name, column in dataset.columns.items():
-        values = _key(column, count) if name == dataset.key else _drawn(column, generator, count)
+        try:
+            values = _key(column, count) if name == dataset.key else _drawn(column, generator, count)
+        except DataError as error:
+            raise DataError(f"column {name}: {error}") from None
         if name == dataset.consent and column.type == "text" and column.values is None:
             values = ["no" if share < OBJECTING_SHARE else "yes" for share in generator.random(count)]
         may_miss = not column.required and name not in {dataset.key, dataset.label, dataset.consent}
@@ -48,9 +54,12 @@ def _drawn(column: Column, generator: np.random.Generator, count: int) -> list[s
         return [str(column.values[at]) for at in generator.integers(0, len(column.values), count)]
     low, high = column.range or (0.0, 100.0)
     if column.type == "integer":
-        return [str(value) for value in generator.integers(int(np.ceil(low)), int(np.floor(high)) + 1, count)]
+        least, most = int(np.ceil(max(low, -WHOLE))), int(np.floor(min(high, WHOLE)))
+        if least > most:
+            raise DataError(f"got the range {low:g} to {high:g}, expected one with whole numbers up to 2^53")
+        return [str(value) for value in generator.integers(least, most + 1, count)]
     if column.type == "number":
-        middle, spread = (low + high) / 2, (high - low) / 6
+        middle, spread = low / 2 + high / 2, high / 6 - low / 6
         return [f"{value:.6g}" for value in np.clip(generator.normal(middle, spread, count), low, high)]
     if column.type == "boolean":
         return ["yes" if value else "no" for value in generator.integers(0, 2, count)]

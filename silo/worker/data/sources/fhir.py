@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,8 +79,17 @@ def _tables(patients: list[_Found], names: tuple[str, ...], source: str) -> Iter
                 first = next(type(value) for value in values if value is not None)
                 index = next(at for at, value in enumerate(values) if value is not None and type(value) is not first)
                 raise refused(source, start + index + 1, name, "got a value of another kind than those before")
-            columns[name] = pa.array(values, pa.float64() if kinds and kinds <= {int, float} else None)
+            numbers = bool(kinds) and kinds <= {int, float}
+            columns[name] = pa.array(map(_float, values), pa.float64()) if numbers else pa.array(values)
         yield pa.table(columns)
+
+
+def _float(value: float | None) -> float | None:
+    """A number as any other of its column; one that is too large is infinite, which no column takes."""
+    try:
+        return None if value is None else float(value)
+    except OverflowError:
+        return math.inf
 
 
 def resources(directory: Path, kind: str, column: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -104,7 +114,9 @@ def resources(directory: Path, kind: str, column: str) -> Iterator[tuple[str, in
 def _parsed(line: bytes, kind: str, file: str, number: int, column: str) -> dict[str, Any]:
     try:
         resource = json.loads(line)
-    except UnicodeDecodeError:
+        if b"\\u" in line:
+            json.dumps(resource, ensure_ascii=False).encode()  # an escape can bring half a character, which has no form
+    except UnicodeError:
         raise refused(file, number, column, "got bytes that are not utf-8, expected a resource") from None
     except (ValueError, RecursionError):
         raise refused(file, number, column, "got a line that is not JSON, or cut off, expected a resource") from None
@@ -144,6 +156,11 @@ def _has_code(resource: dict[str, Any], flat: Flattened) -> bool:
     return any(f"{one.get('system')}|{one.get('code')}" == flat.code for one in given)
 
 
+def is_void(observation: dict[str, Any]) -> bool:
+    """Whether an observation's status says that it does not hold."""
+    return str(observation.get("status")) in NOT_MEANT
+
+
 def status_of(resource: dict[str, Any]) -> str:
     """The verification status of a condition; empty where it has none."""
     given = codings(resource.get("verificationStatus"))
@@ -152,7 +169,7 @@ def status_of(resource: dict[str, Any]) -> str:
 
 def _observe(owner: _Found, resource: dict[str, Any], flat: Flattened, file: str, line: int, name: str) -> None:
     """Take an observation's value, or that of one of its components, where it is the one that is asked for."""
-    if resource.get("status") in NOT_MEANT:
+    if is_void(resource):
         return
     components = resource.get("component")
     parts = [resource, *(components if isinstance(components, list) else [])]

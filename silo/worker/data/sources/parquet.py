@@ -37,6 +37,9 @@ def chunks(source: ParquetFiles, names: tuple[str, ...]) -> Iterator[pa.Table]:
             columns=list(names), batch_size=LIMITS.chunk_rows, batch_readahead=1, fragment_readahead=1
         )
         for batch in batches:
+            for column in batch.columns:
+                if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                    column.validate(full=True)  # a file may call any bytes a text
             if len(batch):
                 yield pa.Table.from_batches([batch])
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
