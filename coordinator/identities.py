@@ -21,6 +21,8 @@ from federation.trust import check_valid, serial_of
 from policies.errors import PolicyError
 
 SUPERSEDED_KEPT = 16
+_FILE = 4 * LIMITS.document
+"""What the file may have: as many members as a manifest names, and as many that left, with the longest names."""
 OnNew = Callable[[Peer, dict[str, str | int | bool]], None]
 
 
@@ -117,7 +119,7 @@ def _load(path: Path) -> dict[str, _Newest]:
     if not path.exists():
         return {}
     try:
-        content = parse_json(read_limited(path, LIMITS.document))
+        content = parse_json(read_limited(path, _FILE))
         return {
             str(name): _Newest(float(one["issued"]), str(one["serial"]), tuple(map(str, one["before"])))
             for name, one in content.items()

@@ -167,7 +167,6 @@ class Handler:
         version = version_of(policy)
         self._journal.record("policy.activate", detail={"name": version.name, "version": version.version})
         self._parts.history.active = version
-        remember(self._parts.log.folder, version)
         session = self._session
         if session is not None and session.refusal is None:
             try:
@@ -175,6 +174,7 @@ class Handler:
             except Refusal as refusal:
                 session.refusal = refusal
                 self._parts.link.end_work()
+        remember(self._parts.log.folder, version)
         declare_retention(self._parts.log, policy, self._parts.peer.uri)
         self._parts.say(f"policy {self._named()} is active")
 

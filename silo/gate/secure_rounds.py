@@ -139,7 +139,7 @@ class SecureRounds:
         detail: dict[str, str | int | bool] = {
             "masked": weights_digest(masked),
             "cohort": f"sha256:{cohort.digest.hex()}",
-            "silos": ",".join(sharing)[:8000],
+            "silos": ",".join(sharing),
             "planned": cohort.terms.planned,
             "shrunk": member.update.shrunk,
             "summed": cohort.summed,
@@ -156,7 +156,7 @@ class SecureRounds:
         shares = member.unmask(signatures, bytes_by_name(envelope.text("sealed")))
         detail: dict[str, str | int | bool] = {
             "cohort": f"sha256:{cohort.digest.hex()}",
-            "silos": ",".join(survivors)[:8000],
+            "silos": ",".join(survivors),
             "summed": cohort.summed,
             "mark": mark,
         }

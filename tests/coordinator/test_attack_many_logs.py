@@ -21,8 +21,10 @@ from audit.rollback import RollbackGuard
 from audit.statement import Statement
 from audit.witness import Cosignature, Witness
 from coordinator import witnessing
+from coordinator.identities import SUPERSEDED_KEPT, Identities
 from federation.enrolment import log_origin
 from federation.identity import Role
+from federation.limits import LIMITS as MEMBERS
 from federation.manifest import Federation
 from silo.gate.witnessing import Witnessing as Gate
 
@@ -299,3 +301,13 @@ def test_a_thousand_members_with_the_longest_names_get_their_lines_back(
                 lines = [Cosignature(text.split("\n")[0], 5, cosign(text, origins[name], key, 1)) for text in texts]
                 coordinator.take(name, Answer(None, tuple(lines)).dump())
     assert {len(parse_note(note.encode()).signatures) for note in shown.cosigned} == {6}
+
+
+def test_a_coordinator_starts_that_has_seen_a_thousand_members_and_as_many_that_left(tmp_path: Path) -> None:
+    """What it keeps of each member's newest certificate was too large to be read back."""
+    seen = {"issued": 1.7e9, "serial": "f" * 40, "before": ["f" * 40] * SUPERSEDED_KEPT}
+    names = [f"s{number:04d}".ljust(63, "x") for number in range(2 * MEMBERS.members)]
+    path = tmp_path / "newest.json"
+    path.write_text(json.dumps(dict.fromkeys(names, seen)))
+    known = Identities(lambda: None, path, lambda *_: None)  # type: ignore[arg-type, return-value]
+    assert len(known._newest) == len(names)

@@ -288,7 +288,7 @@ def test_a_silo_that_answers_without_form_is_left_out_and_no_other(
 
 def test_shares_that_open_nothing_leave_the_sum_closed(silos: Silos) -> None:
     def spoil(kind: str, name: str, answer: Envelope) -> Envelope:
-        if kind != Kind.UNMASK or name != silos.names[0]:
+        if kind != Kind.UNMASK or name not in silos.names[:3]:
             return answer
         told = {silo: bytes(SHARE_BYTES) for silo in bytes_by_name(answer.text("shares"))}
         return Envelope({"shares": by_name(told)})

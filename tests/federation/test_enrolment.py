@@ -243,8 +243,9 @@ def test_a_home_of_one_federation_does_not_join_another(found: Founds, contents:
     home, request = first.request("silo-a")
     join(home, encode(first.bundle(request)))
     before = contents(home.path)
+    there = request.model_copy(update={"log": second.request("silo-a")[1].log})
     with pytest.raises(IdentityError, match="belongs to another federation"):
-        join(home, encode(second.bundle(request)))
+        join(home, encode(second.bundle(there)))
     assert contents(home.path) == before
 
 

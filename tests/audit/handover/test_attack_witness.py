@@ -11,10 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit import verify
 from audit.cosignature import cosign, cosigned, cosigned_at, with_signature
 from audit.entry import Event
-from audit.errors import VerificationError
+from audit.errors import RollbackError, VerificationError
 from audit.keys import vkey_of
 from audit.log import AuditLog
 from audit.note import Checkpoint, parse_note, parse_vkey, sign_note
+from audit.rollback import RollbackGuard, acknowledge
 from audit.verify import VerificationFailure
 
 from .conftest import key_of
@@ -119,3 +120,33 @@ def test_the_page_reads_a_checkpoint_as_verify_py_does(browser, tmp_path: Path) 
     found = program(browser, tmp_path, body, [vkey_of(name, key.public_key()), *notes])
     assert found == [judge(note) for note in notes]
     assert found[:3] == [3, 3, 3]  # type: ignore[index]
+
+
+def test_an_acknowledged_rollback_stays_acknowledged_whatever_clock_a_witness_has(tmp_path: Path) -> None:
+    """One that dated what was lost into the future, or whose clock is ahead, stopped the owner again and again."""
+    key, of_witness = key_of("own"), key_of("north")
+    witness = parse_vkey(vkey("north"))
+    with AuditLog.open(tmp_path / "own", origin="x.example/log", key=key) as log:
+        log.append(*(Event("hub", "x", "r") for _ in range(5)))
+    shutil.copytree(tmp_path / "own", tmp_path / "restored")
+    with AuditLog.open(tmp_path / "own", origin="x.example/log", key=key) as log:
+        log.append(*(Event("hub", "y", "r") for _ in range(5)))
+        lost = log.statement(()).checkpoint
+    text = lost.rpartition("\n\n")[0] + "\n"
+    with AuditLog.open(tmp_path / "restored", origin="x.example/log", key=key) as log:
+        guard = RollbackGuard(log, "hub")
+        seen = [with_signature(lost, cosign(text, witness.name, of_witness, at)) for at in (1, 253402300799)]
+        with pytest.raises(RollbackError):
+            guard.check(seen[1].encode(), witness)
+        acknowledge(log, "hub", "the disk was restored")
+        for note in seen:
+            guard.check(note.encode(), witness)
+        guard.require_clear()
+        # What was lost later, of as many entries or fewer, is another loss.
+        log.append(Event("hub", "z", "r"))
+        later = Checkpoint("x.example/log", 9, bytes(32)).text
+        note = with_signature(
+            sign_note(later, "x.example/log", key), cosign(later, witness.name, of_witness, 253402300799)
+        )
+        with pytest.raises(RollbackError):
+            guard.check(note.encode(), witness)
