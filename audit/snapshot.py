@@ -12,6 +12,9 @@ from typing import Any
 from audit.errors import VerificationError
 from audit.limits import LIMITS
 from audit.merkle import Frontier, leaf_hash
+from audit.note import open_checkpoint as open_signed
+from audit.note import parse_note
+from audit.note import parse_vkey as read_vkey
 from audit.paths import AuditPaths
 from audit.verify import (
     VerificationFailure,
@@ -141,10 +144,7 @@ def take_all(directories: Sequence[str | os.PathLike[str]], keys: Sequence[str] 
     """Snapshots of several parties' logs, each verified; two of one origin are refused, and a key without its log."""
     notes = witness_notes(directories)  # first, since the logs may grow meanwhile: none may be ahead of its log
     snapshots = [take(directory, keys) for directory in directories]
-    snapshots = [
-        replace(item, witnessed=tuple(note for note in notes if note.startswith(item.origin.encode() + b"\n")))
-        for item in snapshots
-    ]
+    snapshots = [replace(item, witnessed=_signed_by(item.vkey, notes)) for item in snapshots]
     origins = [snapshot.origin for snapshot in snapshots]
     for origin in origins:
         if origins.count(origin) > 1:
@@ -155,9 +155,29 @@ def take_all(directories: Sequence[str | os.PathLike[str]], keys: Sequence[str] 
     return snapshots
 
 
-def witness_notes(directories: Sequence[str | os.PathLike[str]]) -> list[bytes]:
+def _signed_by(vkey: str, notes: set[bytes]) -> tuple[bytes, ...]:
+    """Of the notes the checkpoints of one log, joined. What its key did not sign says nothing of it, whoever holds it:
+    a party that could spoil another's evidence by such a note would.
+    """
+    key, signed, kept = read_vkey(vkey), set[tuple[object, ...]](), set[bytes]()
+    for data in notes:
+        if not data.startswith(key.name.encode() + b"\n"):
+            continue
+        try:
+            note = parse_note(data)
+            own = (note.text, *(item for item in note.signatures if item[:2] == (key.name, key.key_id)))
+            if own not in signed:
+                open_signed(data, key)
+                signed.add(own)
+        except VerificationError:
+            continue
+        kept.add(data)
+    return tuple(sorted(_joined(kept)))
+
+
+def witness_notes(directories: Sequence[str | os.PathLike[str]]) -> set[bytes]:
     """The signed checkpoints that parties hold of each other's logs and of their own; none of them verified."""
-    notes = set()
+    notes = set[bytes]()
     for directory in directories:
         folder = Path(directory)
         try:
@@ -169,7 +189,7 @@ def witness_notes(directories: Sequence[str | os.PathLike[str]]) -> list[bytes]:
             raise VerificationError(str(failure)) from None
         except OSError as error:
             raise VerificationError(f"cannot read {error.filename or folder}: {error.strerror}") from error
-    return sorted(_joined(notes))
+    return notes
 
 
 def _joined(notes: set[bytes]) -> set[bytes]:

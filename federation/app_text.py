@@ -17,8 +17,14 @@ _AWAY = (
     (re.compile(r"(?:\A|\S[^\S\n]*\n)(?:[^\S\n]*\n){101}"), "more than 100 empty lines in a row"),
 )
 """What pushes the text after it out of sight, to the right or down."""
+_RUN = re.compile(r"[^\S\n]{21,}")
+_FAR = 100
+"""The column from which on a line of Python that begins there is as good as an empty one."""
+_LONE_STYLE = re.compile("(?:\\A|[\\x00-\\x7f\ufe0f])\ufe0f(?!\u20e3)")
+"""The mark that a sign before it is shown in colours, where there is no such sign: it shows nothing."""
 _UNSEEN = ((0x034F, 0x034F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x2800, 0x2800), (0x3164, 0x3164),
-           (0xFE00, 0xFE0E), (0xFFA0, 0xFFA0), (0xE0000, 0xE0FFF))  # fmt: skip
+           (0xFE00, 0xFE0E), (0xFFA0, 0xFFA0), (0xFFFC, 0xFFFC), (0x16FE4, 0x16FE4), (0x1D159, 0x1D159),
+           (0xE0000, 0xE0FFF))  # fmt: skip
 """Letters and marks that show nothing, of which whole programs have been made inside a string."""
 
 
@@ -44,7 +50,20 @@ def check_text(name: str, content: bytes) -> None:
                 f"{name!a} has {what} at line {line}, so that what follows is out of sight", advice=_CLOSE
             )
     if name.endswith(".py"):
+        _check_in_sight(name, text)
         _check_python(name, content, text)
+
+
+def _check_in_sight(name: str, text: str) -> None:
+    """Raise BundleError where many gaps, none of which is long, push Python code out of sight together."""
+    empty = 0
+    for number, line in enumerate(text.expandtabs().removesuffix("\n").split("\n"), 1):
+        empty = 0 if line[:_FAR].strip() else empty + 1
+        if empty > 100 or sum(map(len, _RUN.findall(line))) > 200:
+            what = "more than 100 lines in a row that begin out of sight" if empty > 100 else "more than 200 blanks"
+            raise BundleError(
+                f"{name!a} has {what} at line {number}, so that what follows is out of sight", advice=_CLOSE
+            )
 
 
 def _first_unseen(text: str) -> int | None:
@@ -52,6 +71,8 @@ def _first_unseen(text: str) -> int | None:
     control = _CONTROL.search(text)
     places = [control.start()] if control else []
     if not text.isascii():
+        lone = _LONE_STYLE.search(text)
+        places += [lone.end() - 1] if lone else []
         places += [text.index(character) for character in set(text) if _is_unseen(character)]
     return min(places, default=None)
 

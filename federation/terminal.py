@@ -14,7 +14,7 @@ from federation.limits import LIMITS
 _STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
 """What sets colours and boldness: the one escape sequence that tables and help are made with."""
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufffc\U00016fe4\U0001d159")
 """Letters and marks that Unicode calls printable and nobody sees."""
 
 

@@ -15,12 +15,13 @@ from audit.cosignature import cosigned_at, cosigner_id
 from audit.errors import VerificationError
 from audit.limits import LIMITS
 from audit.merkle import leaf_hash, root_of, verify_inclusion
-from audit.note import Checkpoint, VerifierKey, decode_base64, open_checkpoint, parse_note, parse_vkey
+from audit.note import Checkpoint, Note, VerifierKey, decode_base64, open_checkpoint, parse_note, parse_vkey
 from audit.paths import AuditPaths
 from audit.query import SelectionError
 from audit.snapshot import Entry, Snapshot
 from audit.verify import VerificationFailure, check_entry
 
+Signature = tuple[str, bytes, bytes]
 SCHEMA = "concordat/audit-report/v1"
 _PAYLOAD = re.compile(rb'\{"payload":(\{.*\}),"salt":"([0-9a-f]{64})"\}\n', re.DOTALL)
 
@@ -145,19 +146,34 @@ def _witnessed(snapshot: Snapshot, keys: Sequence[VerifierKey], hashes: Sequence
     """
     own, latest, root_at = parse_vkey(snapshot.vkey), dict[str, tuple[int, str]](), _roots(hashes)
     for data in snapshot.witnessed:
-        size, note = open_checkpoint(data, own).size, parse_note(data)
+        checkpoint, note = open_checkpoint(data, own), parse_note(data)
+        size = checkpoint.size
         if size > snapshot.size:
             raise VerificationError(f"{own.name} has {snapshot.size} entries, a witness saw {size}: it was set back")
-        lines = {item[:2]: item for item in reversed(note.signatures)}
+        lines = dict[tuple[str, bytes], list[Signature]]()
+        for item in note.signatures:
+            lines.setdefault(item[:2], []).append(item)
         for witness in keys:
-            line = lines.get((witness.name, cosigner_id(witness)))
-            if witness != own and line and size >= latest.get(witness.name, (0, ""))[0]:
-                kept = [lines[own.name, own.key_id], line]
+            given = lines.get((witness.name, cosigner_id(witness)), ())
+            if witness == own or size < latest.get(witness.name, (0, ""))[0]:
+                continue
+            # Anyone may have put a line there in the witness's name; such a line says nothing.
+            line = next((item for item in given if _is_cosignature(note.text, item, witness)), None)
+            if line is not None:
+                if root_at(size) != checkpoint.root:
+                    raise VerificationError(f"{witness.name} cosigned another history of {own.name}: it has signed two")
+                kept = [lines[own.name, own.key_id][0], line]
                 text = note.text + "\n" + "".join(f"— {name} {_b64(key_id + blob)}\n" for name, key_id, blob in kept)
-                _check_witness(text.encode(), own, keys, root_at)
                 latest[witness.name] = (size, text)
     newest = sorted(latest, key=lambda name: (-latest[name][0], name))[: LIMITS.report_witnesses]
     return [latest[name][1] for name in sorted(newest)]
+
+
+def _is_cosignature(text: str, line: Signature, witness: VerifierKey) -> bool:
+    try:
+        return cosigned_at(Note(text, (line,)), witness) >= 0
+    except VerificationError:
+        return False
 
 
 def _roots(hashes: Sequence[bytes]) -> Callable[[int], bytes]:

@@ -190,6 +190,26 @@ def test_nothing_is_pushed_out_of_sight(name: str, gap: str, line: int) -> None:
     assert f"in a row at line {line}, so that what follows is out of sight" in said
 
 
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("x = 1" + (" " * 199 + ";") * 20 + " import os\n", 1),
+        ("x = 1;" + "\t" * 30 + "import os\n", 1),
+        ("x = 1\n" + ("\n" * 99 + " " * 199 + "#\n") * 50 + "import os\n", 102),
+        ("x = 1\n" + (" " * 150 + "#\n") * 101 + "import os\n", 102),
+    ],
+)
+def test_gaps_that_are_each_short_push_nothing_out_of_sight_together(code: str, line: int) -> None:
+    assert f"at line {line}, so that what follows is out of sight" in refused(bundle(("net.py", code.encode())))
+
+
+@pytest.mark.parametrize("unseen", ["\ufe0f", ".\ufe0f", "☀\ufe0f\ufe0f", "\ufffc", "\U00016fe4", "\U0001d159"])
+def test_no_sign_that_shows_nothing_is_in_a_string(unseen: str) -> None:
+    assert "that is not seen" in refused(bundle(("net.py", f"x = '{unseen}'\n".encode())))
+    seen = "x = '☀\ufe0f 1\ufe0f\u20e3'\n".encode()
+    assert read_bundle(bundle(("net.py", seen)))["net.py"] == seen
+
+
 def test_what_is_far_away_and_in_sight_is_read() -> None:
     text = "x = 1\n" + "\n" * 100 + "def f():\n" + " " * 200 + "return 1\n# " + "-" * 5000 + "\n"
     assert read_bundle(bundle(("net.py", text.encode())))["net.py"] == text.encode()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import time
 from pathlib import Path
 
 import pytest
 
-from audit import verify
+from audit import bundle, verify
+from audit.cosignature import cosigner_id
 from audit.errors import VerificationError
 from audit.export import package
 from audit.follow import Follower
 from audit.forward import Forwarder, Target
 from audit.merkle import leaf_hash, root_of
-from audit.note import Checkpoint, sign_note
+from audit.note import Checkpoint, parse_note, sign_note, verifier_key
 from audit.query import Selection
-from audit.report import evidence
+from audit.report import evidence, page
 from audit.snapshot import take, take_all
 
 from .conftest import FEDERATION, RUN, Party, key_of
@@ -85,3 +87,37 @@ def test_entries_that_name_erased_payloads_one_by_one_keep_no_verifier_busy() ->
     assert verify._unrecorded(set(range(count)), own) == 7
     assert time.monotonic() - began < 5
     assert verify._unrecorded({1, 2, 5, 9}, [(7, "log.erased", {"seqs": "2-5,2,9,4-3,1-1"}), (3, "x", {})]) == 1
+
+
+def spoiled(note: str) -> dict[str, str]:
+    """What a hostile party may hold as a checkpoint of another's log, which that one signed as the note says."""
+    text, origin = note.rpartition("\n\n")[0], note.partition("\n")[0]
+    own = parse_note(note.encode()).signatures[0]
+    witness = verifier_key(f"{FEDERATION}/coordinator/hub", key_of("hub").public_key())
+
+    def line(name: str, blob: bytes) -> str:
+        return f"— {name} {base64.b64encode(blob).decode()}\n"
+
+    return {
+        "nothing": f"{origin}\n5\nAAAA\n\n",
+        "no signature": f"{text}\n\n",
+        "another signature": f"{text}\n\n" + line(origin, own[1] + b"x" * 64),
+        "one more of its own": note + line(origin, own[1] + b"\0" * 64),
+        "a line that is none": note + "— \n",
+        "a witness's that is none": note + line(witness.name, cosigner_id(witness) + b"\0" * 72),
+    }
+
+
+@pytest.mark.parametrize("what", spoiled(sign_note("o\n0\nx\n", "o", key_of("o"))))
+def test_no_party_spoils_anothers_evidence(parties: list[Party], tmp_path: Path, what: str) -> None:
+    """A note that its log did not sign kept every report from being made, and a bundle from being verified."""
+    directories = [str(party.directory) for party in parties]
+    sound = evidence.collect(take_all(directories), RUN)
+    held = parties[2].directory / "witness"
+    held.mkdir(exist_ok=True)
+    (held / "0").write_text(spoiled((parties[1].directory / "checkpoint").read_text())[what])
+    made = evidence.collect(take_all(directories), RUN)
+    assert made == sound
+    assert page.check(page.build(made))
+    bundle.write(take_all(directories), RUN, tmp_path / "bundle.zip")
+    assert len(verify.verify_bundle(tmp_path / "bundle.zip")) == 3
