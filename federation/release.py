@@ -50,7 +50,11 @@ def request_release(
 def parse_release_request(fields: Mapping[str, object]) -> ReleaseRequest:
     """Rebuild a request from the form in which it travels; raises WireError. Nothing is verified yet."""
     texts = [fields.get(name) for name in ("run_id", "run_digest", "model", "signature", "operator")]
-    if not all(isinstance(text, str) and len(text.encode()) <= LIMITS.certificate for text in texts):
+    try:
+        sound = all(isinstance(text, str) and len(text.encode()) <= LIMITS.certificate for text in texts)
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can say
+        sound = False
+    if not sound:
         raise WireError("got a release request without one of its fields, expected each as text")
     run, run_digest, model, signature, operator = map(str, texts)
     if not _DIGEST.fullmatch(run_digest) or not _DIGEST.fullmatch(model) or not 0 < len(run) <= 100:

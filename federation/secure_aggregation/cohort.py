@@ -100,11 +100,12 @@ class Advert:
             if set(texts) != names or not all(isinstance(value, str) for value in texts.values()):
                 raise ValueError(sorted(texts)[:8])
             raw = {name: bytes.fromhex(texts[name]) for name in ("mask_key", "share_key", "commitment", "signature")}
+            certificate = texts["certificate"].encode()  # a lone surrogate has no UTF-8 form
         except (AssertionError, ValueError):
             raise WireError("got an advert of keys that cannot be read") from None
         if any(len(raw[name]) != _KEY_BYTES for name in ("mask_key", "share_key", "commitment")):
             raise WireError(f"got an advert with a key that has not {_KEY_BYTES} bytes")
-        if not NAME.fullmatch(texts["silo"]) or len(texts["certificate"]) > LIMITS.certificate:
+        if not NAME.fullmatch(texts["silo"]) or len(certificate) > LIMITS.certificate:
             raise WireError("got an advert without a member's name, or with too large a certificate")
         # With such keys no other silo could go on: one silo would keep every sum of all from being opened.
         if raw["mask_key"] == raw["share_key"]:

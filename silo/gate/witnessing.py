@@ -114,11 +114,14 @@ class Witnessing:
         return Answer(own, tuple(self._lines), self._witness.sizes, newest).dump()
 
     def cosigned(self) -> Cosigned | None:
-        """Who of the members cosigned this silo's log last, up to which size and when; None before the first did."""
+        """Who of the members cosigned this silo's log last, up to which size and when; None before the first did.
+
+        A file that was damaged tells of nobody, and the next checkpoint that comes back takes its place.
+        """
         try:
             with (self._log.folder / "cosigned").open("rb") as file:
                 return cosigned(file.read(LIMITS.note + 1), self._log.verifier, self._witnesses())
-        except FileNotFoundError:
+        except (FileNotFoundError, VerificationError):
             return None
 
     def clock_skew(self) -> float | None:

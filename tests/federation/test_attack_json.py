@@ -19,13 +19,14 @@ from coordinator.recorded import _last_event
 from federation.asking import Answer
 from federation.dsse import parse_envelope
 from federation.enrolment import parse_bundle, parse_invitation, parse_request
-from federation.errors import ConcordatError
+from federation.errors import ConcordatError, WireError
 from federation.json_text import parse_json
 from federation.passport import Statement
 from federation.receipts import Shown
+from federation.release import parse_release_request
 from federation.renewal import is_renewal_request
 from federation.run import parse_signed_run
-from federation.secure_aggregation.cohort import _parsed
+from federation.secure_aggregation.cohort import _parsed, adverts_of
 from federation.statistics.normalization import read_normalization
 from silo.dataset.readiness import parse_summaries
 from silo.governance.bundle import BundleError, authors_of
@@ -105,6 +106,24 @@ def test_each_reader_has_one_kind_of_error(reader: str, content: bytes, tmp_path
     else:
         return
     assert message
+
+
+@pytest.mark.parametrize("name", ["run_id", "run_digest", "model", "signature", "operator"])
+def test_a_release_request_with_a_lone_surrogate_is_refused(name: str) -> None:
+    digest = "sha256:" + "0" * 64
+    good = {"run_id": "run-1", "run_digest": digest, "model": digest, "signature": "AAAA", "operator": "pem"}
+    assert parse_release_request(good).run == "run-1"
+    with pytest.raises(WireError, match="release request"):
+        parse_release_request({**good, name: "\ud800"})
+
+
+@pytest.mark.parametrize("name", ["silo", "certificate", "mask_key", "share_key", "commitment", "signature"])
+def test_an_advert_of_keys_with_a_lone_surrogate_is_refused(name: str) -> None:
+    keys = {"mask_key": "09" * 32, "share_key": "08" * 32, "commitment": "07" * 32, "signature": "00"}
+    good = {"silo": "hospital-a", "certificate": "pem", **keys}
+    assert adverts_of(json.dumps([good]))[0].silo == "hospital-a"
+    with pytest.raises(WireError, match="advert"):
+        adverts_of(json.dumps([{**good, name: "\ud800"}]))
 
 
 @pytest.mark.parametrize("content", [b"x = " + b"[" * 50_000, b"x = " + b"{a=" * 50_000])

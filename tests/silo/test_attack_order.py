@@ -9,12 +9,14 @@ import pytest
 
 from federation.statistics.document import load_statistics
 from federation.statistics.summary import Tally, layout_of, to_fields
-from federation.wire import Kind
+from federation.wire import Envelope, Kind
 from silo.channel import Frame
 from silo.gate.accounting import Mechanism, epsilon_of
+from silo.gate.facts import LogFacts
 from silo.gate.journal import Journal
 from silo.gate.ledger import Ledger
 from silo.gate.replies import Replies
+from silo.gate.service import _cosigners
 from silo.gate.spending import epsilon_left
 
 from .limited_gate import PRIVATE, Clock, restart
@@ -132,3 +134,20 @@ def test_a_debit_of_a_clock_that_was_ahead_does_not_keep_old_ones_in_the_window(
     assert limited.round(1).config["status"] == "ok"
     clock.now = right + timedelta(days=400)
     assert epsilon_left(limited.ledger, limited.policy, clock()) == 50.0 - epsilon_of([ahead.debit.mechanism], 1e-5)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"no note\n", None], ids=["empty", "binary", "text", "cut off"])
+def test_a_damaged_file_of_cosignatures_ends_no_gate_and_blames_nobody(bench: GateBench, content: bytes | None) -> None:
+    facts = LogFacts(bench.audit, None, lambda: _cosigners(bench.witnessing), bench.witnessing.clock_skew)
+    bench.handler = bench.make_handler(log_facts=facts)
+    bench.work()
+    assert bench.admit().config["status"] == "admitted"
+    for _ in range(3):
+        bench.ask(Kind.WITNESS, Envelope())
+    path = bench.audit / "cosigned"
+    path.write_bytes(path.read_bytes()[:100] if content is None else content)
+    assert bench.round(1).config["status"] == "ok"
+    for _ in range(3):
+        assert bench.ask(Kind.WITNESS, Envelope()).config["status"] == "ok"
+    assert "message.refused" not in bench.state().actions
+    assert bench.witnessing.cosigned() is not None, "what came back took its place"
