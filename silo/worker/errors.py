@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Iterable
 
 from federation.errors import ConcordatError
 
-_OWN_KINDS = tuple(
-    (kind, name)
-    for name, kind in vars(builtins).items()
-    if isinstance(kind, type) and issubclass(kind, BaseException) and kind.__name__ == name
+_OWN_KINDS = (
+    (type(None), "NoneType"),
+    *((kind, name) for name, kind in vars(builtins).items() if isinstance(kind, type) and kind.__name__ == name),
 )
-"""Python's own kinds of exceptions with their names, before any app could change either."""
+"""Python's own kinds with their names, before any app could change either."""
 
 
 def kind_of(error: BaseException) -> str:
     """What may be told of an exception raised by submitted code: the name of Python's own kind, never one it chose."""
-    # By identity: a class may say that it is of any module, have any name, and equal any other.
-    return next((name for kind, name in _OWN_KINDS if kind is type(error)), "an exception of its own")
+    return name_of(type(error), _OWN_KINDS, "an exception of its own")
+
+
+def name_of(found: type, known: Iterable[tuple[object, str]] = _OWN_KINDS, otherwise: str = "something else") -> str:
+    """What may be told of a class that submitted code chose: its name where it is a known one, never one it made.
+
+    By identity: a class may say that it is of any module, have any name, and equal any other.
+    """
+    return next((name for kind, name in known if kind is found), otherwise)
 
 
 class WorkError(ConcordatError):

@@ -180,6 +180,25 @@ def check_a_builder_that_raises_is_named_without_its_words() -> None:
     assert refused(lambda features: {"SECRET": 1}) == ("the app's model builder returned dict, expected a keras.Model")
 
 
+def check_no_name_that_an_app_chose_is_told() -> None:
+    """A class or a property may be named like a value of the data while the app runs."""
+
+    class Told(keras.Sequential):
+        output_shape = ("SECRET",)
+
+    def shaped(features: int) -> Any:
+        model = Told([keras.Input((features,)), keras.layers.Dense(1, activation="sigmoid")])
+        model.compile(optimizer="sgd", loss="binary_crossentropy")
+        return model
+
+    said = [refused(shaped), refused(lambda features: type("SECRET", (), {})()), refused(lambda features: None)]
+    assert said == [
+        "the app's model has output of another form, expected one probability a row",
+        "the app's model builder returned something else, expected a keras.Model",
+        "the app's model builder returned NoneType, expected a keras.Model",
+    ]
+
+
 def check_a_model_without_a_single_loss_is_refused() -> None:
     for loss in (None, ["binary_crossentropy"], {"dense": "binary_crossentropy"}):
 

@@ -69,16 +69,16 @@ def typed_columns(
 
 def typed(values: pa.ChunkedArray, column: Column, *, bounds: bool = True) -> Typed:
     """One column by its contract's type; raises FaultError. Without `bounds` range and values are not looked at."""
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-    if column.missing and _is_text(values.type):
-        coded = pc.is_in(values, value_set=pa.array(column.missing, values.type))
-        values = pc.if_else(coded, pa.scalar(None, values.type), values)
     try:
+        if pa.types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        if isinstance(values, pa.ChunkedArray):
+            values = values.combine_chunks()
+        if column.missing and _is_text(values.type):
+            coded = pc.is_in(values, value_set=pa.array(column.missing, values.type))
+            values = pc.if_else(coded, pa.scalar(None, values.type), values)
         found = _CONVERSIONS[column.type](values)
-    except pa.ArrowException:  # such as a moment in a time zone that there is not
+    except pa.ArrowException:  # a moment in a time zone that there is not; texts of which no array is made
         raise _wrong_type(values, column.type) from None
     if column.required:
         absent = found.is_null().to_numpy(zero_copy_only=False) if column.type == "text" else np.isnan(found)

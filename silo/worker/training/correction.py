@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from federation.wire import Weights
-from silo.worker.errors import AppError
+from silo.worker.errors import AppError, name_of
 
+_OPTIMIZERS = tuple((kind, name) for name, kind in vars(keras.optimizers).items() if isinstance(kind, type))
 _OFF = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor", "gradient_accumulation_steps")
 """Settings of a Keras optimizer that make a step something other than rate times gradient."""
 
@@ -48,8 +49,9 @@ def constant_rate(model: Any) -> float:
     """The rate of a model that is trained by plain SGD at a constant rate; raises AppError for any other."""
     optimizer = model.optimizer
     if type(optimizer) is not keras.optimizers.SGD or optimizer.momentum != 0:
-        kind = "SGD with momentum" if type(optimizer) is keras.optimizers.SGD else type(optimizer).__name__
-        raise AppError(f"the app's model is trained by {kind[:60]}, expected keras.optimizers.SGD alone with scaffold")
+        kind = name_of(type(optimizer), _OPTIMIZERS, "an optimizer of its own")
+        kind += " with momentum" if type(optimizer) is keras.optimizers.SGD else ""
+        raise AppError(f"the app's model is trained by {kind}, expected keras.optimizers.SGD alone with scaffold")
     for name in _OFF:
         if getattr(optimizer, name) is not None:
             raise AppError(f"the app's optimizer has {name}, expected plain SGD with scaffold")

@@ -25,7 +25,7 @@ from federation.wire import Weights
 from silo.randomness import SecureStream
 from silo.worker.ahead import ahead
 from silo.worker.data.view import PolicyView
-from silo.worker.errors import AppError, WorkError, kind_of
+from silo.worker.errors import AppError, WorkError, kind_of, name_of
 from silo.worker.metrics import MEASURES
 from silo.worker.training.class_weights import Wanted, WeightedLoss, weights_of
 from silo.worker.training.correction import Correction
@@ -79,8 +79,10 @@ class FederatedModel:
         keras.utils.set_random_seed(seed)
         with computing_in(precision):
             model = _built(builder, features)
-        if tuple(model.output_shape) != (None, outputs):
-            raise AppError(f"the app's model has output {model.output_shape}, expected one probability a row")
+        shape = tuple(model.output_shape)
+        if shape != (None, outputs):
+            said = shape if all(one is None or type(one) is int for one in shape) else "of another form"
+            raise AppError(f"the app's model has output {said}, expected one probability a row")
         if precision != "float32":
             check_output(model, features)
         self._model = model
@@ -410,7 +412,7 @@ def _built(builder: Callable[[int], Any], features: int) -> Any:
     except Exception as error:  # noqa: BLE001  submitted code may raise anything
         raise AppError(f"the app's model builder raised {kind_of(error)}") from None
     if not isinstance(model, keras.Model):
-        raise AppError(f"the app's model builder returned {type(model).__name__}, expected a keras.Model")
+        raise AppError(f"the app's model builder returned {name_of(type(model))}, expected a keras.Model")
     if not model.compiled or model.optimizer is None:
         raise AppError("the app's model is not compiled, expected an optimizer and a loss")
     check_unscaled(model.optimizer)

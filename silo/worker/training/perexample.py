@@ -44,9 +44,10 @@ def refuse_mixing(model: Any) -> None:
     """Raise AppError for a model in which one example's gradient holds others, or that keeps state of its examples."""
     for layer in model._flatten_layers(include_self=False):
         names = {kind.__name__ for kind in type(layer).__mro__}
-        if names & set(_MIXING):
+        mixing = sorted(names & set(_MIXING))
+        if mixing:
             raise AppError(
-                f"the app's model has a {type(layer).__name__} layer, which mixes examples; privacy of single examples "
+                f"the app's model has a {mixing[0]} layer, which mixes examples; privacy of single examples "
                 "needs one that does not, such as LayerNormalization or GroupNormalization"
             )
         if getattr(layer, "activity_regularizer", None) is not None:

@@ -41,7 +41,9 @@ def check_output(model: Any, features: int) -> None:
     """Raise AppError for a built model whose probabilities are not float32: bfloat16 has three digits of them."""
     found = model(np.zeros((1, features), np.float32), training=False).dtype
     if found != "float32":
+        name = getattr(found, "name", found)
+        said = next((one for one in ("bfloat16", "float16", "float64") if one == name), "another type")
         raise AppError(
-            f"the app's model gives its probabilities as {getattr(found, 'name', found)}, expected float32 under "
+            f"the app's model gives its probabilities as {said}, expected float32 under "
             'mixed_bfloat16; give its last layer dtype="float32"'
         )
