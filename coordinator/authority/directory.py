@@ -64,6 +64,7 @@ from federation.manifest import (
     store_manifest,
     verify_manifest,
 )
+from federation.member_logs import log_key, log_origin
 from federation.membership import identify
 from federation.signing import parse_signing_request
 from federation.trust import check_authority, generation_of, load_chain
@@ -414,6 +415,12 @@ class Authority:
             )
         changed = _changed(federation, members=(*federation.members, member)) if known is None else federation
         parse_manifest(dump(changed))
+        if log_key(federation, member) is None:
+            origin = log_origin(federation.metadata.name, member.role, member.name)
+            raise IdentityError(
+                f"the request of {request.name} has no key of the log {origin}",
+                advice="make the request with: concordat federation request",
+            )
         key = self._key()
         if request.certificate is not None:
             certificate = self._check_foreign(request, changed)

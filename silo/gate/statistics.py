@@ -177,9 +177,7 @@ class Surveys:
         counted = {entry.number for entry in within(ledger.entries, since, now)}
         debits = [entry for entry in ledger.entries if entry.debit.dataset == dataset]
         spent = [
-            entry.debit.mechanism
-            for entry in debits
-            if entry.number in counted or entry.debit.is_of(digest, dataset)
+            entry.debit.mechanism for entry in debits if entry.number in counted or entry.debit.is_of(digest, dataset)
         ]
         return Privacy(
             mode="example_dp",

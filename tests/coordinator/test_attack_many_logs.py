@@ -20,9 +20,9 @@ from audit.rollback import RollbackGuard
 from audit.statement import Statement
 from audit.witness import Cosignature, Witness
 from coordinator import witnessing
-from federation.enrolment import log_origin
 from federation.identity import Role
 from federation.manifest import Federation
+from federation.member_logs import log_origin
 from silo.gate.witnessing import Witnessing as Gate
 
 SILOS, GATES = 200, 5

@@ -12,8 +12,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from audit.keys import vkey_of
 from audit.note import parse_vkey
 from coordinator.authority import Authority, request_fingerprint
 from coordinator.authority.certificates import Subject, issuing_certificate, member_certificate
@@ -30,6 +32,7 @@ from federation.identity import (
     public_key_pem,
 )
 from federation.manifest import accept_manifest, load_manifest
+from federation.member_logs import log_origin
 from federation.trust import load_chain
 from policies.errors import DocumentError
 
@@ -294,11 +297,19 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
+def renamed(log: str, origin: str) -> str:
+    """The same key of a log of another name."""
+    return vkey_of(origin, Ed25519PublicKey.from_public_bytes(parse_vkey(log).public))
+
+
 @pytest.mark.parametrize(("reason", "change"), CHANGES.items(), ids=CHANGES)
 def test_a_request_that_is_refused_changes_nothing(found: Callable[..., Any], reason: str, change: dict[str, Any]):
     founded = found()
     founded.member("silo-b")
-    request: EnrolmentRequest = founded.request("silo-a")[1].model_copy(update=change)
+    request: EnrolmentRequest = founded.request("silo-a")[1]
+    if "role" in change:  # then its log has another name, too
+        change = {**change, "log": renamed(request.log, log_origin(founded.name, change["role"], "silo-a"))}
+    request = request.model_copy(update=change)
     before = state(founded.authority)
     with pytest.raises(ConcordatError, match=reason):
         founded.authority.enrol(request)

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from audit.keys import load_key, vkey_of
 from audit.note import parse_vkey
-from federation.enrolment import EnrolmentBundle, join, log_origin, parse_request, request_enrolment
+from federation.enrolment import EnrolmentBundle, join, parse_request, request_enrolment
 from federation.errors import ConcordatError, IdentityError, ManifestError, UsageError
 from federation.home import Home
 from federation.identity import Role, load_certificate, load_private_key, new_key, signing_request
 from federation.manifest import load_manifest, sign_manifest
+from federation.member_logs import log_origin
 from federation.signing import parse_signing_request
 from policies.errors import PolicyError
 
@@ -243,8 +245,11 @@ def test_a_home_of_one_federation_does_not_join_another(found: Founds, contents:
     home, request = first.request("silo-a")
     join(home, encode(first.bundle(request)))
     before = contents(home.path)
+    with pytest.raises(IdentityError, match=r"no key of the log onco\.example/silo/silo-a"):
+        second.bundle(request)
+    log = vkey_of(log_origin("onco.example", Role.SILO, "silo-a"), load_key(home.log_key).public_key())
     with pytest.raises(IdentityError, match="belongs to another federation"):
-        join(home, encode(second.bundle(request)))
+        join(home, encode(second.bundle(request.model_copy(update={"log": log}))))
     assert contents(home.path) == before
 
 
