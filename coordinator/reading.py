@@ -18,6 +18,12 @@ def reading(silo: str) -> Iterator[None]:
     """
     try:
         yield
+    except WireError as error:
+        # JSON can say a lone surrogate, which no log holds: an error that repeats it could not be recorded.
+        said = str(error).encode("utf-8", "backslashreplace").decode()
+        if said == str(error):
+            raise
+        raise WireError(said) from None
     except (ConcordatError, AuditError, OSError):
         raise
     except Exception as error:  # noqa: BLE001  whatever it is, it came of one silo's answer

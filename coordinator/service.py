@@ -53,7 +53,6 @@ from coordinator.watch import Reactions, Watch
 from coordinator.witnessing import Witnessing
 from federation import __version__
 from federation.addresses import split_address
-from federation.enrolment import log_origin
 from federation.errors import ConcordatError, IdentityError, RunFailedError, SubmissionError, UsageError
 from federation.faults import attempt
 from federation.home import Home, read_limited
@@ -61,6 +60,7 @@ from federation.identity import Peer, Role, load_certificate, peer_of
 from federation.limits import LIMITS
 from federation.logs import tell
 from federation.manifest import SignedManifest, accept_manifest, load_manifest
+from federation.member_logs import log_origin
 from federation.memory import keep_freed_memory
 from federation.metrics import CountedLog, StatusServer
 from federation.passport import Predicate, issue

@@ -13,7 +13,7 @@ from audit.errors import RollbackError, VerificationError, WitnessBehind
 from audit.gossip import Answer, Call, Told
 from audit.limits import LIMITS as AUDIT_LIMITS
 from audit.log import AuditLog
-from audit.note import Checkpoint, VerifierKey, parse_note, parse_vkey
+from audit.note import Checkpoint, VerifierKey, parse_note
 from audit.rollback import RollbackGuard
 from audit.statement import Statement
 from audit.store import replace_file
@@ -21,6 +21,7 @@ from audit.witness import Witness
 from federation.errors import RunFailedError
 from federation.identity import Role
 from federation.manifest import Federation
+from federation.member_logs import log_key
 
 GOSSIP_SECONDS = 1.0
 """How often silos are shown each other's logs; the coordinator's own comes with every message."""
@@ -223,8 +224,8 @@ class Witnessing:
         """The silos' keys by their own names, read anew only from another manifest."""
         federation = self._federation()
         if federation is not self._read:
-            members = federation.with_role(Role.SILO)
-            self._read, self._known = federation, {one.name: parse_vkey(one.log) for one in members if one.log}
+            keys = {one.name: log_key(federation, one) for one in federation.with_role(Role.SILO)}
+            self._read, self._known = federation, {name: key for name, key in keys.items() if key is not None}
         return self._known
 
     @property

@@ -32,6 +32,7 @@ from federation.identity import (
 from federation.json_text import without_mark
 from federation.limits import LIMITS
 from federation.manifest import SignedManifest, accept_manifest, verify_manifest
+from federation.member_logs import log_origin
 from federation.membership import identify
 from federation.trust import load_chain
 from policies.document import Closed
@@ -85,11 +86,6 @@ class EnrolmentBundle(Closed):
     authority: Pem
     manifest: Annotated[str, Field(max_length=LIMITS.document)]
     manifest_signature: Annotated[str, Field(max_length=LIMITS.manifest_signature)]
-
-
-def log_origin(federation: str, role: Role, name: str) -> str:
-    """The origin line of a member's audit log: `<federation>/<role>/<name>`."""
-    return f"{federation}/{role.value}/{name}"
 
 
 def request_enrolment(

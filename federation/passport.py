@@ -27,12 +27,12 @@ from pydantic import (
 from audit.cosignature import Cosigned, cosigned
 from audit.errors import VerificationError
 from audit.limits import LIMITS as AUDIT_LIMITS
-from audit.note import parse_vkey
 from federation.dsse import IN_TOTO, open_envelope, parse_envelope, seal
 from federation.errors import IdentityError, UsageError, WireError
 from federation.identity import Role
 from federation.limits import LIMITS
 from federation.manifest import Federation, SignedManifest
+from federation.member_logs import log_key
 from federation.membership import identify
 from federation.receipts import EVALUATION, element, extended, keys_of, step_of, verify_receipt
 
@@ -279,7 +279,7 @@ def _spent(privacy: Spent | None) -> str:
 
 
 def _logs(predicate: Predicate, federation: Federation) -> dict[str, Cosigned]:
-    keys = {key.name: key for key in (parse_vkey(member.log) for member in federation.members if member.log)}
+    keys = {key.name: key for key in (log_key(federation, member) for member in federation.members) if key is not None}
     found = {}
     for origin, note in predicate.logs.items():
         if origin not in keys:

@@ -18,10 +18,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from audit.errors import VerificationError
-from audit.note import VerifierKey, decode_base64, encode_base64, parse_vkey
+from audit.note import VerifierKey, decode_base64, encode_base64
 from federation.identity import Role
 from federation.limits import LIMITS
 from federation.manifest import Federation
+from federation.member_logs import log_key
 
 RECEIPTS = "receipts"
 """The setting in which a message with a model brings what silos signed of the steps before."""
@@ -72,8 +73,9 @@ def verify_receipt(key: VerifierKey, step: int, history: str, receipt: str) -> N
 
 def keys_of(federation: Federation, silos: Collection[str]) -> dict[str, VerifierKey]:
     """The log keys of these silos, by name; who has none signs no receipt."""
-    members = federation.with_role(Role.SILO)
-    return {member.name: parse_vkey(member.log) for member in members if member.log and member.name in silos}
+    members = (member for member in federation.with_role(Role.SILO) if member.name in silos)
+    keys = {member.name: log_key(federation, member) for member in members}
+    return {name: key for name, key in keys.items() if key is not None}
 
 
 @dataclass(frozen=True)

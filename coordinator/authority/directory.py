@@ -37,7 +37,7 @@ from coordinator.authority.issued import Issued
 from coordinator.authority.issuers import check_successor, former, issuing_request, retired
 from coordinator.authority.keys import create_key, load_key
 from federation.durations import parse_duration
-from federation.enrolment import BUNDLE_FORMAT, EnrolmentRequest, Invitation, draft_invitation, log_origin
+from federation.enrolment import BUNDLE_FORMAT, EnrolmentRequest, Invitation, draft_invitation
 from federation.errors import IdentityError, UsageError
 from federation.home import Home, read_limited, replace_file
 from federation.identity import (
@@ -66,6 +66,7 @@ from federation.manifest import (
     store_manifest,
     verify_manifest,
 )
+from federation.member_logs import log_origin
 from federation.membership import identify
 from federation.signing import parse_signing_request
 from federation.trust import check_authority, generation_of, load_chain

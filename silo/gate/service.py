@@ -20,13 +20,13 @@ from audit.rollback import RollbackGuard
 from audit.upkeep import Upkeep
 from audit.witness import Witness
 from federation import __version__
-from federation.enrolment import log_origin
 from federation.errors import ConcordatError, IdentityError, ManifestError, UnreachableError, WireError
 from federation.faults import attempt
 from federation.home import Home, read_limited
 from federation.identity import Role, load_certificate
 from federation.limits import LIMITS
 from federation.manifest import load_manifest
+from federation.member_logs import log_origin
 from federation.memory import keep_freed_memory
 from federation.metrics import CountedLog, StatusServer
 from federation.receipts import sign_receipt

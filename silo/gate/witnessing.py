@@ -9,13 +9,14 @@ from audit.errors import VerificationError, WitnessBehind
 from audit.gossip import Answer, Call, Told
 from audit.limits import LIMITS
 from audit.log import AuditLog, utc_now
-from audit.note import Checkpoint, VerifierKey, parse_note, parse_vkey
+from audit.note import Checkpoint, VerifierKey, parse_note
 from audit.rollback import RollbackGuard
 from audit.statement import prove_publication
 from audit.store import replace_file
 from audit.witness import Cosignature, Seen, Witness
 from federation.identity import Role
 from federation.manifest import Federation
+from federation.member_logs import log_key
 
 Record = Callable[..., None]
 TOLD_KEPT = 64
@@ -45,9 +46,9 @@ class Witnessing:
 
     def use(self, federation: Federation) -> None:
         """Take the members' keys from a newer manifest."""
-        log, members = federation.coordinator.log, federation.with_role(Role.SILO)
-        self._coordinator = None if log is None else parse_vkey(log)
-        self._silos = {key.name: key for key in (parse_vkey(member.log) for member in members if member.log)}
+        self._coordinator = log_key(federation, federation.coordinator)
+        keys = (log_key(federation, member) for member in federation.with_role(Role.SILO))
+        self._silos = {key.name: key for key in keys if key is not None}
 
     def hear(self, text: object) -> None:
         """Take in what a message says of logs.

@@ -22,10 +22,10 @@ from audit.statement import Statement
 from audit.witness import Cosignature, Witness
 from coordinator import witnessing
 from coordinator.identities import SUPERSEDED_KEPT, Identities
-from federation.enrolment import log_origin
 from federation.identity import Role
 from federation.limits import LIMITS as MEMBERS
 from federation.manifest import Federation
+from federation.member_logs import log_origin
 from silo.gate.witnessing import Witnessing as Gate
 
 SILOS, GATES = 200, 5

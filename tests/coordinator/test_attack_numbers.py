@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,21 +15,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audit.entry import Event
 from audit.errors import AuditWriteError
 from coordinator.aggregation import LARGEST_VALUE
 from coordinator.checkpoints import LayerShape
 from coordinator.contributions import Contributions
-from coordinator.dialogue import admitted
+from coordinator.dialogue import Dialogue, admitted
+from coordinator.events import EventLog
 from coordinator.executor import _folded, _steps
 from coordinator.reading import reading
 from coordinator.roster import Admitted, Roster
+from coordinator.rounds import Round
 from coordinator.strategies import Fold, strategy_of
 from coordinator.strategies.clipping import ClipNorm
 from federation.encodings import received
 from federation.errors import ConcordatError, RunFailedError, WireError
 from federation.measures import LARGEST_LOSS
 from federation.run import LEAST, OPTIONS, Strategy, Updates, load_run
+from federation.statistics.document import load_statistics
+from federation.statistics.reading import read_summary
+from federation.statistics.summary import layout_of
 from federation.wire import Envelope, Weights
+
+SURVEY = """\
+apiVersion: concordat/v1
+kind: Statistics
+metadata: {name: ages}
+purpose: HMB
+dataset: heart
+columns: {age: {}}
+"""
 
 SIZE = 5
 ANY = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from([2**62, -1, 0])
@@ -164,6 +182,29 @@ def test_a_fault_while_one_answer_is_read_is_that_silos_and_its_words_stay_out(
         faulty()
     assert "in faulty" in caplog.text
     assert "secret-of-the-silo" not in caplog.text
+
+
+def test_an_answer_whose_error_no_log_could_hold_costs_its_silo_alone(tmp_path: Path) -> None:
+    """A lone surrogate where a mean stands: the refusal could not be recorded, which ended the run of all silos."""
+    asked = load_statistics(SURVEY).model
+    recorded: list[Event] = []
+
+    def record(action: str, *, round: int | None = None, **fields: Any) -> None:  # noqa: A002  the field's term
+        recorded.append(Event("hub", action, "run/r", round=round, **fields))
+
+    parts: Any = SimpleNamespace()
+    dialogue = Dialogue(parts, EventLog(tmp_path / "events.jsonl"), record, Envelope({}), parts)
+    state = Round(frozenset({"a", "b"}), 1, math.inf)
+    question: Any = SimpleNamespace(
+        state=state,
+        group="statistics",
+        take=lambda _, answer: read_summary(answer.text("statistics"), layout_of(asked)),
+    )
+    answer = Envelope({"statistics": json.dumps({"rows": 70, "mean": ["\ud800"], "square": [1.0]})})
+    with pytest.raises(WireError, match=r"got \\ud800 among means"):
+        dialogue._usable("a", answer, question)
+    (event,) = recorded
+    assert (event.action, event.rule, event.detail["silo"]) == ("answer.refused", "answer.usable", "a")
 
 
 @pytest.mark.parametrize("error", [RunFailedError("behind"), AuditWriteError("full"), OSError(28, "full")])

@@ -17,6 +17,7 @@ from audit.errors import VerificationError
 from audit.note import verifier_key
 from coordinator.receipts import Receipts
 from federation.errors import WireError
+from federation.identity import Role
 from federation.receipts import (
     RECEIPT,
     RECEIPTS,
@@ -36,10 +37,10 @@ NAMES = ("a", "b", "c", "d", "e")
 SECRETS = {name: Ed25519PrivateKey.from_private_bytes(name.encode() * 32) for name in NAMES}
 RUN, DIGEST = "run-1", "sha256:" + "1" * 64
 MEMBERS = [
-    SimpleNamespace(name=name, log=str(verifier_key(f"fed/silo/{name}", key.public_key())))
+    SimpleNamespace(name=name, role=Role.SILO, log=str(verifier_key(f"fed/silo/{name}", key.public_key())))
     for name, key in SECRETS.items()
 ]
-FEDERATION: Any = SimpleNamespace(with_role=lambda _: MEMBERS)
+FEDERATION: Any = SimpleNamespace(with_role=lambda _: MEMBERS, metadata=SimpleNamespace(name="fed"))
 
 
 def hub(count: int = 5) -> Receipts:

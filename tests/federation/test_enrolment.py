@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audit.note import parse_vkey
-from federation.enrolment import EnrolmentBundle, join, log_origin, parse_request, request_enrolment
+from federation.enrolment import EnrolmentBundle, join, parse_request, request_enrolment
 from federation.errors import ConcordatError, IdentityError, ManifestError, UsageError
 from federation.home import Home
 from federation.identity import Role, load_certificate, load_private_key, new_key, signing_request
 from federation.manifest import load_manifest, sign_manifest
+from federation.member_logs import log_origin
 from federation.signing import parse_signing_request
 from policies.errors import PolicyError
 

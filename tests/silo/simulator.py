@@ -24,10 +24,11 @@ from audit.verify import verify
 from audit.witness import Witness
 from coordinator.authority import Authority
 from coordinator.witnessing import Witnessing as HubWitnessing
-from federation.enrolment import join, log_origin, parse_request, request_enrolment
+from federation.enrolment import join, parse_request, request_enrolment
 from federation.home import Home
 from federation.identity import Role
 from federation.manifest import SignedManifest, accept_manifest
+from federation.member_logs import log_origin
 from federation.receipts import (
     RECEIPT,
     RECEIPTS,

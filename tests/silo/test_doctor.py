@@ -16,8 +16,8 @@ from audit.erasure import set_bound
 from audit.keys import load_key
 from audit.log import AuditLog
 from federation.doctor.findings import Finding, State
-from federation.enrolment import log_origin
 from federation.home import Home
+from federation.member_logs import log_origin
 from federation.processes import command_line
 from federation.status import status_of
 from silo.doctor import examine_gate, examine_worker

@@ -122,7 +122,7 @@ def test_a_directory_of_approvals_that_is_not_there_is_made_before_the_gate_conf
 def _vkey(own: Consortium) -> str:
     from audit import keys
     from audit.note import verifier_key
-    from federation.enrolment import log_origin
+    from federation.member_logs import log_origin
 
     home = own.homes[SILO]
     peer = home.identity()
