@@ -46,9 +46,7 @@ def test_nobody_enrols_with_a_log_key_that_is_none_or_anothers(
     founded: Consortium, asked: Callable[[str], EnrolmentRequest], tmp_path: Path
 ) -> None:
     for log in logs_of(Home(tmp_path / "mallory")):
-        with pytest.raises(
-            IdentityError, match="brings (no key of an audit log|the key of the log|the log key of another)"
-        ):
+        with pytest.raises(IdentityError, match=r"brings (no|the) (log )?key of"):
             founded.authority.enrol(asked(log))
     own = vkey_of("heart.example/silo/mallory", load_key(Home(tmp_path / "mallory").log_key).public_key())
     founded.authority.enrol(asked(own))
@@ -70,7 +68,7 @@ def test_a_manifest_with_such_a_key_ends_nobody_and_takes_nobodys_place(
     bench.work()
     key = load_key(Home(tmp_path / "mallory").log_key).public_key()
     log = vkey_of("heart.example/silo/hospital-b", key) if anothers else "garbage"
-    monkeypatch.setattr("coordinator.authority.directory.log_key", lambda *_: "looked at by nobody")
+    monkeypatch.setattr("coordinator.authority.directory._check_log", lambda *_: None)
     founded.editions.append(founded.authority.enrol(asked(log))[1])
     federation = founded.manifest.federation
     assert log_key(federation, federation.member("mallory")) is None
