@@ -113,7 +113,7 @@ def test_fewer_shares_than_the_threshold_open_nothing(attempt: Attempt) -> None:
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_wrong_shares_are_found_and_open_nothing(attempt: Attempt, lost: bool) -> None:
-    """Of a survivor's own mask, and of a lost silo's key."""
+    """Of a survivor's own mask, and of a lost silo's key: more of them than there are shares to spare."""
     cohort, names = attempt.cohort(), FIVE
     sealed = attempt.share(cohort)
     total = MaskedSum(cohort, names)
@@ -127,9 +127,12 @@ def test_wrong_shares_are_found_and_open_nothing(attempt: Attempt, lost: bool) -
         )
         for name in survivors
     }
-    shares["silo-01"]["silo-00"] = (shares["silo-01"]["silo-00"] + 1) % PRIME
+    wrong = ("silo-01",) if lost else ("silo-01", "silo-02")
+    for name in wrong:
+        shares[name]["silo-00"] = (shares[name]["silo-00"] + 1) % PRIME
     with pytest.raises(WireError, match="silo-00's secret are not those"):
         total.open(shares)
+    # Of four shares that are needed and five that are there, one may be wrong: it is left out, and the sum is right.
     shares["silo-01"]["silo-00"] = (shares["silo-01"]["silo-00"] - 1) % PRIME
     np.testing.assert_array_equal(total.open(shares), attempt.plain(survivors))
 
