@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import importlib.util
@@ -76,11 +77,25 @@ def write_keras(client: OperatorClient, home: Home, run_id: str, fetched: Fetche
         if code != 0:
             words = said.strip().splitlines()[-1:] or ["it gave no reason"]
             raise ConcordatError(f"the model cannot be made: {words[0][:500]}")
-        made = place / f"model{KERAS}"
-        if made.is_symlink():
-            # It could lead to a key of the operator's, who would hand it on as a model.
-            raise ConcordatError("the app left a link in place of its model")
-        replace_file(out, read_limited(made, 4 * LIMITS.model_values + LIMITS.app_unpacked))
+        replace_file(out, _made(place / f"model{KERAS}"))
+
+
+def _made(path: Path) -> bytes:
+    """The file that the app made; raises ConcordatError for a link, which could lead to a key of the operator's.
+
+    The name is followed once: a process that the app left behind may put a link there at any moment.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise ConcordatError("the app ended well, and its model is missing") from None
+    except OSError as error:
+        said = "a link" if error.errno == errno.ELOOP else f"what cannot be read ({error.strerror})"
+        raise ConcordatError(f"the app left {said} in place of its model") from None
+    try:
+        return read_limited(Path(f"/proc/self/fd/{descriptor}"), 4 * LIMITS.model_values + LIMITS.app_unpacked)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
